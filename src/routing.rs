@@ -1,0 +1,32 @@
+//! The routing domain: what a route means, which endpoints it has, and which of them a client gets.
+//!
+//! Owns the compiled form of every accepted route and the endpoint sets of the Services they name.
+//! The control plane builds a [`Snapshot`] and publishes it; the proxy reads it for each handshake.
+//! Pure: no I/O, no clock of its own, no async, nothing of Kubernetes or of an HTTP implementation.
+
+pub mod balancer;
+pub mod endpoint;
+pub mod persistence;
+pub mod route;
+pub mod table;
+pub mod target;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+pub use endpoint::{Endpoint, EndpointCell, EndpointKey, EndpointSet, ServicePort};
+pub use route::{Backend, ObjectName, Rule, RuleId};
+pub use table::{Found, Handshake, Table};
+
+/// The routing table as published: one value, swapped as a whole.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Grows by one with each publication of this process.
+    pub generation: u64,
+    /// All compiled rules, indexed by host.
+    pub table: Table,
+}
+
+/// Where the control plane puts the current [`Snapshot`] and the proxy reads it.
+pub type Published = Arc<ArcSwap<Snapshot>>;
