@@ -2,3 +2,4 @@
 //! saying why. ARCHITECTURE.md says what the parts are.
 
 pub mod routing;
+pub mod telemetry;
