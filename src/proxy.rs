@@ -1,0 +1,5 @@
+//! The data plane: takes connections, upgrades them and relays their frames.
+
+pub mod end;
+pub mod error;
+pub mod frame;
