@@ -5,6 +5,7 @@
 
 pub mod echo;
 pub mod output;
+pub mod ping;
 
 use std::io;
 use std::process::ExitCode;

@@ -112,13 +112,22 @@ async fn bind(args: &Args, lines: &Lines) -> Result<Vec<(TcpListener, Endpoint)>
     Ok(endpoints)
 }
 
-async fn accept(listener: TcpListener, endpoint: Arc<Endpoint>, connections: Arc<Semaphore>, stopping: watch::Receiver<bool>) {
+async fn accept(
+    listener: TcpListener,
+    endpoint: Arc<Endpoint>,
+    connections: Arc<Semaphore>,
+    mut stopping: watch::Receiver<bool>,
+) {
     loop {
         // Above the bound, clients wait in the listener's own queue.
         let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
             return;
         };
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped(&mut stopping) => return,
+        };
+        match accepted {
             Ok((stream, peer)) => {
                 let _ = stream.set_nodelay(true);
                 let connection = Connection {
