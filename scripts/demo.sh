@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# `make demo`: two echo endpoints, and Holdfast in front of them with the routes of examples/quickstart.
+# Needs Rust and a C compiler. Stays in the foreground; Ctrl-C ends all of it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+endpoints=(127.0.0.1:9001 127.0.0.1:9002)
+http=8080
+
+cargo build --release --locked
+holdfast=target/release/holdfast
+
+set -m # each child in a process group of its own: Ctrl-C reaches this script alone, which ends them in order
+children=()
+stop() {
+  trap '' INT TERM
+  kill -TERM "${children[@]}" 2>/dev/null || true
+  for _ in $(seq 50); do
+    kill -0 "${children[@]}" 2>/dev/null || return 0
+    sleep 0.1
+  done
+  kill -KILL "${children[@]}" 2>/dev/null || true
+}
+trap stop EXIT
+trap 'exit 0' INT TERM
+
+# Waits until a port of this machine answers; false once the process behind it is gone.
+listening() {
+  until (exec 3<>"/dev/tcp/127.0.0.1/$2") 2>/dev/null; do
+    kill -0 "$1" 2>/dev/null || return 1
+    sleep 0.1
+  done
+}
+
+for address in "${endpoints[@]}"; do
+  "$holdfast" echo --quiet --listen "$address" &
+  children+=($!)
+  listening $! "${address##*:}"
+done
+"$holdfast" --manifests examples/quickstart &
+serving=$!
+children+=("$serving")
+listening "$serving" "$http"
+
+cat <<EOT
+
+Holdfast serves examples/quickstart on port $http. In another terminal:
+
+  $holdfast ping --count 0 ws://localhost:$http/echo
+
+then change a file in examples/quickstart, or end an endpoint with
+kill ${children[0]} (or ${children[1]}), and watch what the ping and the lines
+below say. Also:
+
+  curl http://localhost:$http/echo
+  $holdfast why ws://localhost:$http/echo --manifests examples/quickstart
+  $holdfast check examples/quickstart
+
+Ctrl-C ends the demo.
+
+EOT
+wait "$serving"

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Writes what is generated from the code into the directory $1: the CRD and the list of reasons.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=$1
+
+cargo build --quiet --locked
+mkdir -p "$out/crds" "$out/docs"
+target/debug/holdfast crd >"$out/crds/websocketroutes.yaml"
+target/debug/holdfast explain --markdown >"$out/docs/reasons.md"

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# `make test`: everything that must pass. Each step says its name and how long it took; the first that fails ends it.
+# The last lines repeat what the test runners themselves said at their end.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+log=$(mktemp -d)
+trap 'rm -rf "$log"' EXIT
+SECONDS=0
+
+step() {
+  local name=$1 start=$SECONDS
+  shift
+  echo "== $name"
+  if "$@" 2>&1 | tee "$log/out"; then
+    cat "$log/out" >>"$log/all"
+    echo "== $name: passed, $((SECONDS - start)) s of $SECONDS s"
+  else
+    echo "== $name: FAILED after $((SECONDS - start)) s"
+    exit 1
+  fi
+}
+
+# install COMMAND PACKAGE...
+install() {
+  local command=$1
+  shift
+  command -v "$command" >/dev/null && return
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "needs $command (Debian: $*); please install it" >&2
+    return 1
+  fi
+  apt-get install -y -qq "$@" >/dev/null || { apt-get update -qq && apt-get install -y -qq "$@" >/dev/null; }
+}
+
+# Steps run as conditions, where bash does not stop at an error: each command is chained to the next.
+tools() {
+  { cargo fmt --version || rustup component add rustfmt; } &&
+    { cargo clippy --version || rustup component add clippy; } &&
+    install cc build-essential &&
+    install ip iproute2 &&
+    install node nodejs npm &&
+    node --version
+}
+
+generated() {
+  scripts/generate.sh "$log/generated" &&
+    diff -u crds/websocketroutes.yaml "$log/generated/crds/websocketroutes.yaml" &&
+    diff -u docs/reasons.md "$log/generated/docs/reasons.md" && return
+  echo "run make generate"
+  return 1
+}
+
+step tools tools
+step format cargo fmt --check
+step clippy cargo clippy --all-targets --locked -- -D warnings
+step tests cargo test --locked --no-fail-fast
+step generated generated
+step e2e tests/e2e/run.sh
+
+echo "== all passed in $SECONDS s"
+grep -E '^(test result:|# (tests|pass|fail) |e2e:)' "$log/all"
