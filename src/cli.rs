@@ -3,9 +3,12 @@
 //! `main` parses and dispatches. Commands may look at everything; nothing looks at them. They write to stdout through
 //! [`output`] or a queue of lines, and never through `tracing`.
 
+pub mod completion;
 pub mod echo;
+pub mod explain;
 pub mod output;
 pub mod ping;
+pub mod version;
 
 use std::io;
 use std::process::ExitCode;

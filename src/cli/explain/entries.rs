@@ -1,0 +1,438 @@
+//! What every word means, in one table: reasons, causes, conditions and the reasons of conditions.
+//!
+//! The words and what goes over the wire belong to the proxy's enums; a test holds the two together.
+
+/// One word, explained.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) word: &'static str,
+    pub(super) kind: Kind,
+    /// One sentence.
+    pub(super) brief: &'static str,
+    /// How it comes to that.
+    pub(super) how: &'static str,
+    /// What the endpoint, or for conditions the reader of the status, sees; empty where the code of the Close says it.
+    pub(super) seen: &'static str,
+    /// What to do.
+    pub(super) fix: &'static str,
+}
+
+/// What sort of word it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A refusal, before the 101.
+    Reason,
+    /// The end of a tunnel, after the 101.
+    Cause,
+    /// A condition's type, in a WebSocketRoute's status.
+    Condition,
+    /// A condition's reason; the field names the types it stands in.
+    ConditionReason(&'static str),
+}
+
+/// Every word, by kind and then in the order in which a connection or an object may meet it.
+pub(super) const ENTRIES: &[Entry] = &[
+    Entry {
+        word: "malformed_request",
+        kind: Kind::Reason,
+        brief: "The request is not valid HTTP/1.1, or asks for a WebSocket in an invalid way.",
+        how: "A handshake needs one Host, Upgrade: websocket, Connection: Upgrade, a Sec-WebSocket-Key of 16 bytes in base64, \
+              and no body.",
+        seen: NOTHING,
+        fix: "Look at what reaches Holdfast: holdfast ping URL -v shows a good handshake. A scanner or a plain TCP or TLS client \
+              on this port looks the same.",
+    },
+    Entry {
+        word: "no_route",
+        kind: Kind::Reason,
+        brief: "No rule serves this host and path.",
+        how: "The host is looked up first, exact before wildcard; a host that has rules never falls through to a wider one. \
+              Then path, headers, query parameters and subprotocols must all match one rule.",
+        seen: NOTHING,
+        fix: "holdfast why URL names the nearest rule and what differs. Check hostnames and paths for typing errors, and that \
+              the route is accepted.",
+    },
+    Entry {
+        word: "method_not_allowed",
+        kind: Kind::Reason,
+        brief: "A WebSocket handshake with a method other than GET.",
+        how: "RFC 6455 allows GET only.",
+        seen: NOTHING,
+        fix: "Correct the client.",
+    },
+    Entry {
+        word: "request_timeout",
+        kind: Kind::Reason,
+        brief: "The head of the request did not arrive in time.",
+        how: "A client connected and was silent or slow before its request was complete.",
+        seen: NOTHING,
+        fix: "Usually a client that opened a connection ahead of need, a health check that only connects, or a network that loses \
+              packets. Many from one address may be an attack.",
+    },
+    Entry {
+        word: "upgrade_required",
+        kind: Kind::Reason,
+        brief: "The rule serves WebSocket handshakes only, and this request is none.",
+        how: "The rule says fallback: Reject. A proxy on the way that drops the Upgrade and Connection headers makes a plain \
+              request out of a handshake.",
+        seen: NOTHING,
+        fix: "If plain HTTP should reach the endpoints too, remove fallback or set it to Backend. If the client did ask for a \
+              WebSocket, let the proxy in front pass Upgrade and Connection.",
+    },
+    Entry {
+        word: "unsupported_version",
+        kind: Kind::Reason,
+        brief: "Sec-WebSocket-Version is not 13.",
+        how: "Version 13 is RFC 6455, the only one in use; the answer names it.",
+        seen: NOTHING,
+        fix: "Update the client.",
+    },
+    Entry {
+        word: "headers_too_large",
+        kind: Kind::Reason,
+        brief: "The head of the request is larger than 32 KiB or has more than 100 fields.",
+        how: "Mostly cookies that pile up on a domain, or a token in the query.",
+        seen: NOTHING,
+        fix: "Send less: clear cookies, move tokens into a first message.",
+    },
+    Entry {
+        word: "unresolved_backend",
+        kind: Kind::Reason,
+        brief: "The rule's backendRef whose turn it was names something that is not there.",
+        how: "The rule keeps its match, so that no broader rule catches its traffic, and answers for the broken part itself.",
+        seen: NOTHING,
+        fix: "holdfast check names the reference. The route's ResolvedRefs condition says which Service or port is missing.",
+    },
+    Entry {
+        word: "no_ready_endpoint",
+        kind: Kind::Reason,
+        brief: "No endpoint of the rule takes new connections.",
+        how: "The Service has no ready endpoint, and none that terminates but still serves.",
+        seen: NOTHING,
+        fix: "Look at the pods' readiness and the Service's selector; in folder mode at the EndpointSlice's conditions. holdfast \
+              why URL lists the endpoints and why each is out.",
+    },
+    Entry {
+        word: "session_unavailable",
+        kind: Kind::Reason,
+        brief: "The endpoint of this client's session takes no new connections.",
+        how: "The route says sessionPersistence.onUnavailable: Fail, so no other endpoint is tried.",
+        seen: NOTHING,
+        fix: "Wait for that endpoint, or use onUnavailable: Repick, which chooses another and sets a new cookie.",
+    },
+    Entry {
+        word: "overload",
+        kind: Kind::Reason,
+        brief: "As many connections are open as this process may hold.",
+        how: "The bound follows from --max-connections, the limit of file descriptors and the memory limit.",
+        seen: NOTHING,
+        fix: "Raise the limit that is the smallest, or run more replicas. The log says at start which one it is.",
+    },
+    Entry {
+        word: "draining",
+        kind: Kind::Reason,
+        brief: "This process is shutting down and takes no new connections.",
+        how: "The drain delay is over; what is in front still sends connections here.",
+        seen: NOTHING,
+        fix: "Clients need only try again. If it happens in every rollout, raise --drain-delay above the time the load balancer \
+              takes to notice.",
+    },
+    Entry {
+        word: "connection_refused",
+        kind: Kind::Reason,
+        brief: "Every candidate refused the connection or could not be reached.",
+        how: "Candidates were dialled in order; each answered with a reset or an unreachable network.",
+        seen: NOTHING,
+        fix: "Check that the application listens on the port the EndpointSlice names, and on the pod's address, not on 127.0.0.1 \
+              only. A NetworkPolicy may refuse too.",
+    },
+    Entry {
+        word: "dial_timeout",
+        kind: Kind::Reason,
+        brief: "No candidate answered the connection within timeouts.connect.",
+        how: "Packets to the endpoints vanish: a dead node, a NetworkPolicy that drops, or an accept queue that is full.",
+        seen: "A connection attempt at most.",
+        fix: "Check the nodes and the policies between Holdfast and the endpoints; raise timeouts.connect only for far ones.",
+    },
+    Entry {
+        word: "source_ports_exhausted",
+        kind: Kind::Reason,
+        brief: "This machine has no free source port for another connection to the endpoint.",
+        how: "One address has about 28,000 source ports towards one endpoint. Other candidates were tried and had none either.",
+        seen: NOTHING,
+        fix: "Spread the connections over more endpoints or more replicas, or widen net.ipv4.ip_local_port_range.",
+    },
+    Entry {
+        word: "handshake_timeout",
+        kind: Kind::Reason,
+        brief: "The endpoint did not answer the handshake within timeouts.handshake.",
+        how: "It accepted the connection and got the whole request.",
+        seen: "The connection is closed.",
+        fix: "Look for what is slow in the application before its 101: authentication, a database. Or raise timeouts.handshake.",
+    },
+    Entry {
+        word: "endpoint_closed",
+        kind: Kind::Reason,
+        brief: "The endpoint ended the connection before its answer was complete.",
+        how: "The request may have been acted on, so no other endpoint is tried.",
+        seen: "Its own end of the connection.",
+        fix: "Look at the endpoint's log for a crash or a refusal at that time.",
+    },
+    Entry {
+        word: "endpoint_protocol_error",
+        kind: Kind::Reason,
+        brief: "The endpoint's answer is not valid HTTP/1.1.",
+        how: "Another protocol on that port (TLS, HTTP/2 only, gRPC), or a head that is too large.",
+        seen: "The connection is closed.",
+        fix: "Check that the Service's port is the plain HTTP/1.1 one.",
+    },
+    Entry {
+        word: "invalid_upgrade",
+        kind: Kind::Reason,
+        brief: "The endpoint answered 101, but not to this handshake.",
+        how: "Sec-WebSocket-Accept is missing or wrong, or it chose a subprotocol or an extension that was not offered. The client \
+              would have failed the connection; the check also keeps a cached or confused 101 from becoming a tunnel.",
+        seen: "The connection is closed.",
+        fix: "Correct or update the endpoint's WebSocket library. holdfast ping straight at the endpoint shows its answer.",
+    },
+    Entry {
+        word: "client_gone",
+        kind: Kind::Reason,
+        brief: "The client left before its answer.",
+        how: "It gave up while the endpoint was dialled or had not answered yet. Logged as 499; nobody reads the answer.",
+        seen: "The connection is closed.",
+        fix: "Look at the duration in the log line: a client's own timeout shows as the same value again and again.",
+    },
+    Entry {
+        word: "internal",
+        kind: Kind::Reason,
+        brief: "A defect in Holdfast.",
+        how: "Something that cannot happen did; the log has an error line of the same moment.",
+        seen: "The connection is closed.",
+        fix: "Please report it with that line.",
+    },
+    Entry {
+        word: "closed",
+        kind: Kind::Cause,
+        brief: "A side sent a Close frame: the normal end.",
+        how: "The Close and its answer pass unchanged. The log names who moved first, both codes and both reasons.",
+        seen: "The Close that the other side sent.",
+        fix: "Nothing. What a code means is the application's matter.",
+    },
+    Entry {
+        word: "reset",
+        kind: Kind::Cause,
+        brief: "The client ended the connection without a Close.",
+        how: "A closed laptop, a killed browser, a lost mobile network, or a proxy in front with a shorter timeout.",
+        seen: "",
+        fix: "If many end at the same age, look for a timeout of that length in front of Holdfast.",
+    },
+    Entry {
+        word: "client_vanished",
+        kind: Kind::Cause,
+        brief: "The client's packets stopped coming, and TCP gave up.",
+        how: "No end was announced: a network that broke off, a machine that lost power, a NAT entry that expired.",
+        seen: "",
+        fix: "Normal for mobile clients. If it hits many at once, look at the network in front.",
+    },
+    Entry {
+        word: "endpoint_gone",
+        kind: Kind::Cause,
+        brief: "The endpoint ended the connection without a Close.",
+        how: "It crashed, was killed, or ended its sockets without a word when it stopped.",
+        seen: "",
+        fix: "Look at the pod's log and its restarts. An application that sends Close 1001 or 1012 when it stops ends as `closed`. \
+              Clients are told 1012, on which they should reconnect.",
+    },
+    Entry {
+        word: "endpoint_vanished",
+        kind: Kind::Cause,
+        brief: "The endpoint's packets stopped coming, and TCP gave up.",
+        how: "Its node died or was cut off. Keepalive on the endpoint leg notices within 30 s.",
+        seen: "",
+        fix: "Look at the node. Clients were told 1012 and reconnect to another endpoint.",
+    },
+    Entry {
+        word: "heartbeat_lost",
+        kind: Kind::Cause,
+        brief: "The client, which had answered pings before, stopped answering.",
+        how: "heartbeat.client.missed pings in a row stayed without a pong, and no other byte came.",
+        seen: "",
+        fix: "Normal for clients that sleep. If it hits clients that live, their event loop is blocked for longer than interval x \
+              missed, or the interval is too short for the network.",
+    },
+    Entry {
+        word: "endpoint_heartbeat_lost",
+        kind: Kind::Cause,
+        brief: "The endpoint, which had answered pings before, stopped answering.",
+        how: "heartbeat.endpoint.missed pings in a row stayed without a pong, and no other byte came: its process hangs.",
+        seen: "",
+        fix: "Look at the endpoint for a blocked event loop or a long pause of its garbage collector.",
+    },
+    Entry {
+        word: "idle_timeout",
+        kind: Kind::Cause,
+        brief: "No message went either way for timeouts.idle.",
+        how: "Pings and pongs do not count as messages. The moment is spread by 10%, so that clients do not come back all at once.",
+        seen: "",
+        fix: "Raise timeouts.idle or set it to 0s; or let the application send something now and then.",
+    },
+    Entry {
+        word: "max_duration",
+        kind: Kind::Cause,
+        brief: "The tunnel reached timeouts.maxDuration.",
+        how: "It lived as long as the route allows. The moment is spread by 10%, so that clients do not come back all at once.",
+        seen: "",
+        fix: "Nothing if it is meant: clients reconnect. Else raise timeouts.maxDuration or set it to 0s.",
+    },
+    Entry {
+        word: "client_stalled",
+        kind: Kind::Cause,
+        brief: "The client accepted none of the bytes queued for it for timeouts.send.",
+        how: "It does not read: a background tab, a debugger, a client slower than the endpoint sends.",
+        seen: "",
+        fix: "Send less, or let the application drop what a slow client need not see. Raise timeouts.send if such pauses are normal.",
+    },
+    Entry {
+        word: "endpoint_stalled",
+        kind: Kind::Cause,
+        brief: "The endpoint accepted none of the bytes queued for it for timeouts.send.",
+        how: "It does not read: its process hangs, or it works through messages more slowly than the client sends.",
+        seen: "",
+        fix: "Look at the endpoint's load. Clients are told 1012 and reconnect.",
+    },
+    Entry {
+        word: "memory",
+        kind: Kind::Cause,
+        brief: "Bytes queued for slow sides reached the process's bound, and this tunnel had been stalled longest.",
+        how: "Only what a socket refused is kept, and that is bounded for all tunnels together.",
+        seen: "",
+        fix: "See which route's clients do not read (client_stalled). A shorter timeouts.send ends them earlier.",
+    },
+    Entry {
+        word: "drain",
+        kind: Kind::Cause,
+        brief: "The process was shutting down.",
+        how: "After --drain-delay the tunnels are ended over --drain-window, idle ones first. Messages on their way to the endpoint \
+              still arrive.",
+        seen: "",
+        fix: "Nothing: clients should reconnect on 1012. A longer --drain-window makes fewer of them come back at once.",
+    },
+    Entry {
+        word: "internal",
+        kind: Kind::Cause,
+        brief: "A defect in Holdfast.",
+        how: "The tunnel's task failed; other tunnels go on. The log has an error line of the same moment.",
+        seen: "",
+        fix: "Please report it with that line.",
+    },
+    Entry {
+        word: "Accepted",
+        kind: Kind::Condition,
+        brief: "The object is valid, and its hostnames are its own.",
+        how: "True with reason Accepted; False with UnsupportedValue or HostnameConflict: then none of its rules is served.",
+        seen: "False is also in the log, and makes holdfast check exit with 1.",
+        fix: "The message names the field and what to write.",
+    },
+    Entry {
+        word: "ResolvedRefs",
+        kind: Kind::Condition,
+        brief: "Everything the object refers to is there and allowed.",
+        how: "True with reason ResolvedRefs. False: the rules stay, and the part that refers to nothing answers 500 \
+              unresolved_backend. It says nothing about ready endpoints.",
+        seen: "The reason is that of the first broken reference; the message lists them.",
+        fix: "Look up the reason.",
+    },
+    Entry {
+        word: "Programmed",
+        kind: Kind::Condition,
+        brief: "This generation of the object is being served.",
+        how: "True with reason Programmed; Unknown with Pending; False with Invalid, when it was not accepted.",
+        seen: "kubectl wait --for=condition=Programmed waits for it.",
+        fix: "If it stays Pending, the message names what is waited for.",
+    },
+    Entry {
+        word: "Conflicted",
+        kind: Kind::Condition,
+        brief: "Rules of this object can never match, because others always match first.",
+        how: "True with reason Shadowed; absent otherwise. The object is served all the same.",
+        seen: "The message names the rule and the one that comes first.",
+        fix: "Look up Shadowed.",
+    },
+    Entry {
+        word: "UnsupportedValue",
+        kind: Kind::ConditionReason("Accepted"),
+        brief: "A field has a value that is not allowed or cannot be compiled.",
+        how: "A regular expression that does not compile, a duration that is none, fields that exclude each other.",
+        seen: "Accepted=False; none of the object's rules is served.",
+        fix: "The message names the field and the allowed values.",
+    },
+    Entry {
+        word: "HostnameConflict",
+        kind: Kind::ConditionReason("Accepted"),
+        brief: "A hostname of the object belongs to another namespace.",
+        how: "A hostname is owned by the namespace of the oldest route that names it; else anyone could take a path of another \
+              team's host.",
+        seen: "Accepted=False; none of the object's rules is served.",
+        fix: "Move the rule to the owner's namespace, or run with --host-ownership=Shared.",
+    },
+    Entry {
+        word: "BackendNotFound",
+        kind: Kind::ConditionReason("ResolvedRefs"),
+        brief: "A backendRef names a Service, or a port of it, that does not exist.",
+        how: "backendRefs[].port is the Service's own port number, not the container's.",
+        seen: "ResolvedRefs=False; that share of the rule's handshakes gets 500 unresolved_backend.",
+        fix: "Correct the name, the namespace or the port.",
+    },
+    Entry {
+        word: "RefNotPermitted",
+        kind: Kind::ConditionReason("ResolvedRefs"),
+        brief: "A reference leads into another namespace that does not allow it.",
+        how: "Only a ReferenceGrant in that namespace may allow it.",
+        seen: "ResolvedRefs=False; that share of the rule's handshakes gets 500 unresolved_backend.",
+        fix: "Refer to a Service of the route's own namespace, or add a ReferenceGrant.",
+    },
+    Entry {
+        word: "InvalidKind",
+        kind: Kind::ConditionReason("ResolvedRefs"),
+        brief: "A reference names a kind of object that cannot be one.",
+        how: "backendRefs name Services. In a cluster an ExternalName Service is refused too, because it could reach anything.",
+        seen: "ResolvedRefs=False; that share of the rule's handshakes gets 500 unresolved_backend.",
+        fix: "Refer to a Service with endpoints.",
+    },
+    Entry {
+        word: "UnsupportedProtocol",
+        kind: Kind::ConditionReason("ResolvedRefs"),
+        brief: "The Service's port speaks something that Holdfast does not.",
+        how: "The port is not TCP, or its appProtocol names a protocol other than plain HTTP/1.1 or WebSocket.",
+        seen: "ResolvedRefs=False; that share of the rule's handshakes gets 500 unresolved_backend.",
+        fix: "Refer to the port that speaks HTTP/1.1, or correct its appProtocol.",
+    },
+    Entry {
+        word: "Pending",
+        kind: Kind::ConditionReason("Accepted, Programmed"),
+        brief: "Not decided yet.",
+        how: "The object is new or has just changed.",
+        seen: "The condition is Unknown.",
+        fix: "Wait. If it stays, the message names what is waited for.",
+    },
+    Entry {
+        word: "Invalid",
+        kind: Kind::ConditionReason("Programmed"),
+        brief: "The object is not served, because it was not accepted.",
+        how: "See its Accepted condition.",
+        seen: "Programmed=False.",
+        fix: "Correct what the Accepted condition names.",
+    },
+    Entry {
+        word: "Shadowed",
+        kind: Kind::ConditionReason("Conflicted"),
+        brief: "A rule can never match, because another always matches first.",
+        how: "Exact paths come before regular expressions, those before prefixes, longer before shorter; then more headers, more \
+              query parameters, the older object, the order of the rules.",
+        seen: "Conflicted=True; the message names both rules.",
+        fix: "Remove one of them or make the match narrower. holdfast why URL shows the order.",
+    },
+];
+
+const NOTHING: &str = "Nothing.";
