@@ -292,14 +292,14 @@ impl Report {
             let _ = write!(text, ", {} unexpected", self.unexpected);
         }
         if let Some((min, mean, max)) = self.rtts.summary() {
-            let _ = write!(text, "; RTT min/avg/max {} / {} / {}", millis(min), millis(mean), millis(max));
+            let [min, mean, max] = [min, mean, max].map(|rtt| rtt.as_secs_f64() * 1000.0);
+            let _ = write!(text, "; RTT min/avg/max {min:.2}/{mean:.2}/{max:.2} ms");
         }
         let reconnects = self.opened.saturating_sub(1);
-        let _ = write!(
-            text,
-            "; {reconnects} reconnects, {} without a connection",
-            seconds(self.without)
-        );
+        if reconnects > 0 {
+            let word = if reconnects == 1 { "reconnect" } else { "reconnects" };
+            let _ = write!(text, "; {reconnects} {word}, {} without a connection", seconds(self.without));
+        }
         if !self.ends.is_empty() {
             let ends: Vec<String> = self.ends.iter().map(|(code, count)| format!("{code} ({count})")).collect();
             let _ = write!(text, "; ends {}", ends.join(", "));
