@@ -31,7 +31,12 @@ fn block_on<F>(color: ColorChoice, command: F) -> ExitCode
 where
     F: Future<Output = Result<u8, Failure>>,
 {
-    let done = runtime().map_err(Failure::from).and_then(|runtime| runtime.block_on(command));
+    let done = runtime().map_err(Failure::from).and_then(|runtime| {
+        let done = runtime.block_on(command);
+        // A name server that does not answer must not hold up the end.
+        runtime.shutdown_background();
+        done
+    });
     done.map_or_else(|failure| failure.report(color), ExitCode::from)
 }
 
