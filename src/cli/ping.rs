@@ -4,6 +4,7 @@
 //! ever and reconnects as a well-behaved client does: after a growing, random pause, with the cookies it was given.
 
 mod cookies;
+mod end;
 mod report;
 mod target;
 
@@ -15,13 +16,14 @@ use http::{HeaderName, HeaderValue};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::{Error as WsError, Message, error::ProtocolError};
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use crate::cli::output::{ColorChoice, Format, Screen};
 use crate::cli::{Failure, INTERRUPTED, Interrupts, NO, block_on, duration};
 
 use cookies::Jar;
-use report::{End, Report};
+use end::End;
+use report::Report;
 use target::{MAX_SIZE, Refusal, Socket, Target, header, message, number};
 
 /// Arguments of `holdfast ping`.
@@ -207,7 +209,7 @@ impl Ping<'_> {
         let message = message(self.token, self.next, self.args.size);
         self.next += 1;
         match timeout(self.args.timeout, socket.send(message)).await {
-            Ok(sent) => sent.map_err(|error| cut(&error)),
+            Ok(sent) => sent.map_err(|error| End::broken(&error)),
             Err(_) => Err(End::Cut("the other side takes nothing".to_owned())),
         }
     }
@@ -229,7 +231,7 @@ impl Ping<'_> {
                 Ok(None)
             }
             Some(Ok(_)) => Ok(None),
-            Some(Err(error)) => Ok(Some(Stop::Ended(cut(&error)))),
+            Some(Err(error)) => Ok(Some(Stop::Ended(End::broken(&error)))),
             None => Ok(Some(Stop::Ended(End::Cut("end of stream".to_owned())))),
         }
     }
@@ -252,7 +254,7 @@ impl Ping<'_> {
                         self.report.echoed(number(self.token, &message))?;
                     }
                     Some(Ok(_)) => {}
-                    Some(Err(error)) => return Ok(Some(cut(&error))),
+                    Some(Err(error)) => return Ok(Some(End::broken(&error))),
                     None => return Ok(Some(End::Cut("end of stream".to_owned()))),
                 },
                 () = at(Some(deadline)) => return Ok(Some(End::Cut("no answer to our Close".to_owned()))),
@@ -260,14 +262,6 @@ impl Ping<'_> {
             }
         }
     }
-}
-
-fn cut(error: &WsError) -> End {
-    End::Cut(match error {
-        WsError::Io(error) => error.to_string(),
-        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => "connection reset".to_owned(),
-        other => other.to_string(),
-    })
 }
 
 /// Waits until then, or for ever.

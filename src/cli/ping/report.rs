@@ -7,20 +7,11 @@ use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::cli::output::{Format, Screen, Tone, document, print};
 
+use super::end::End;
 use super::target::{Opened, Refusal};
-
-/// How a connection ended, as this client saw it.
-#[derive(Debug)]
-pub(super) enum End {
-    /// A Close came: the other side's own, or its answer to ours.
-    Closed { code: Option<u16>, reason: String, by_us: bool },
-    /// The connection broke off without one.
-    Cut(String),
-}
 
 /// The running account of one run.
 pub(super) struct Report {
@@ -361,50 +352,6 @@ impl Report {
         // What the other side sent may hold control characters; a line stays a line.
         let text: String = text.chars().filter(|c| !c.is_control()).collect();
         print(&format!("{mark}{blank} {word:<8} {text}\n"))
-    }
-}
-
-impl End {
-    /// The end that a Close frame makes.
-    pub(super) fn closed(frame: Option<&CloseFrame>, by_us: bool) -> Self {
-        let reason = frame.map(|frame| frame.reason.to_string()).unwrap_or_default();
-        Self::Closed {
-            code: frame.map(|frame| frame.code.into()),
-            reason,
-            by_us,
-        }
-    }
-
-    /// The code a browser would report.
-    fn code(&self) -> String {
-        match self {
-            Self::Closed { code: Some(code), .. } => code.to_string(),
-            Self::Closed { code: None, .. } => "1005".to_owned(),
-            Self::Cut(_) => "1006".to_owned(),
-        }
-    }
-
-    fn text(&self) -> String {
-        let code = self.code();
-        match self {
-            Self::Closed { code: None, .. } => format!("{code} (no code)"),
-            Self::Closed { reason, .. } if reason.is_empty() => code,
-            Self::Closed { reason, .. } => format!("{code} {reason:?}"),
-            Self::Cut(how) => format!("{code} (no Close: {how})"),
-        }
-    }
-
-    fn fields(&self) -> serde_json::Map<String, Value> {
-        let (code, reason, initiator, error) = match self {
-            Self::Closed { code, reason, by_us } => (*code, Some(reason), *by_us, None),
-            Self::Cut(how) => (None, None, false, Some(how)),
-        };
-        let mut fields = serde_json::Map::new();
-        fields.insert("holdfast.close.client.code".to_owned(), code.into());
-        fields.insert("holdfast.close.client.reason".to_owned(), reason.cloned().into());
-        fields.insert("closed_by_ping".to_owned(), initiator.into());
-        fields.insert("error.message".to_owned(), error.cloned().into());
-        fields
     }
 }
 
