@@ -24,13 +24,24 @@ stop() {
 trap stop EXIT
 trap 'exit 0' INT TERM
 
-# Waits until a port of this machine answers; false once the process behind it is gone.
+answers() {
+  (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
+}
+
+# Waits until the process $1 listens on the port $2; false once it is gone.
 listening() {
-  until (exec 3<>"/dev/tcp/127.0.0.1/$2") 2>/dev/null; do
+  until answers "$2"; do
     kill -0 "$1" 2>/dev/null || return 1
     sleep 0.1
   done
 }
+
+for port in "${endpoints[@]##*:}" "$http"; do
+  if answers "$port"; then
+    echo "port $port is taken by another program; end it first" >&2
+    exit 1
+  fi
+done
 
 for address in "${endpoints[@]}"; do
   "$holdfast" echo --quiet --listen "$address" &
