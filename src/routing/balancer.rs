@@ -37,6 +37,10 @@ pub struct Pick {
 /// Dials that one handshake may cost.
 pub const MAX_CANDIDATES: usize = 4;
 
+/// What the picks of one rule leave for the next one: whose turn it is, and which token names which endpoint.
+#[derive(Debug, Default)]
+pub struct Cursor {}
+
 /// Why there is nothing to dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoPick {

@@ -2,7 +2,10 @@
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use super::endpoint::{EndpointCell, ServicePort};
+use super::{
+    balancer::Cursor,
+    endpoint::{EndpointCell, ServicePort},
+};
 
 /// Namespace and name of an object. Ordered as routes of equal age are: by namespace, then name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,6 +45,8 @@ pub struct Rule {
     pub balancing: Balancing,
     pub timeouts: Timeouts,
     pub heartbeat: Heartbeats,
+    /// What picks leave for the next one. Starts as the default; says nothing about the rule's meaning.
+    pub cursor: Cursor,
 }
 
 /// One backendRef.
