@@ -5,3 +5,5 @@ pub mod cli;
 pub mod routing;
 pub mod telemetry;
 pub mod proxy;
+pub mod drain;
+pub mod readiness;

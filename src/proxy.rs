@@ -1,5 +1,290 @@
-//! The data plane: takes connections, upgrades them and relays their frames.
+//! The data plane: takes connections, upgrades them, and relays frames between clients and endpoints.
+//!
+//! `app` binds it and starts it; it reads the published routing table and writes nothing but answers, records and metrics.
+//! It knows nothing of Kubernetes. Each worker is a thread with a runtime, a listener and tunnels of its own.
 
+mod admission;
+mod answer;
+mod client;
+mod clock;
+mod connection;
 pub mod end;
 pub mod error;
-pub mod frame;
+mod fallback;
+mod frame;
+mod head;
+mod headers;
+mod listener;
+pub mod metrics;
+pub mod record;
+mod select;
+mod slot;
+mod socket;
+mod sweep;
+mod tunnel;
+mod untrusted;
+mod upgrade;
+mod upstream;
+mod worker;
+
+use std::{
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, LocalOptions, RuntimeMetrics},
+    sync::mpsc,
+};
+
+use crate::{
+    drain::{self, Blocker},
+    routing::Published,
+};
+use admission::Admitted;
+use metrics::Metrics;
+use record::Recorder;
+use worker::Worker;
+
+pub use admission::Limit;
+pub use client::Trust;
+pub use socket::KeepAlive;
+
+/// What the data plane is told at its start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub workers: usize,
+    pub trust: Trust,
+    pub limit: Limit,
+    /// Bytes of each socket's kernel receive buffer.
+    pub receive_buffer: u32,
+    /// Bytes that one worker may queue for sides that accept nothing.
+    pub queue_budget: usize,
+    pub client_keepalive: KeepAlive,
+    pub endpoint_keepalive: KeepAlive,
+}
+
+/// What the workers share. Nothing in it is written on the message path but counters with one writer each.
+#[derive(Debug)]
+pub struct Shared {
+    pub workers: usize,
+    /// 24 random bits of this process, for ids.
+    pub instance: u32,
+    pub settings: Settings,
+    pub published: Published,
+    pub recorder: Arc<Recorder>,
+    pub metrics: Arc<Metrics>,
+    pub drain: drain::Watch,
+    pub beats: Beats,
+    admission: admission::Admission,
+    untrusted: untrusted::Untrusted,
+}
+
+/// When each worker last showed that its loop turns.
+#[derive(Debug)]
+pub struct Beats {
+    started: Instant,
+    millis: Box<[metrics::Padded<AtomicU64>]>,
+}
+
+impl Beats {
+    fn new(workers: usize) -> Self {
+        Self {
+            started: Instant::now(),
+            millis: (0..workers).map(|_| metrics::Padded::default()).collect(),
+        }
+    }
+
+    fn beat(&self, worker: usize) {
+        if let Some(metrics::Padded(millis)) = self.millis.get(worker) {
+            millis.store(self.started.elapsed().as_millis() as u64, Relaxed);
+        }
+    }
+
+    /// The workers that have not shown themselves for `limit`.
+    pub fn silent(&self, limit: Duration) -> Vec<usize> {
+        let now = self.started.elapsed().as_millis() as u64;
+        let is_silent =
+            |millis: &metrics::Padded<AtomicU64>| now.saturating_sub(millis.0.load(Relaxed)) > limit.as_millis() as u64;
+        (0..self.millis.len())
+            .filter(|index| is_silent(&self.millis[*index]))
+            .collect()
+    }
+}
+
+/// The data plane with its sockets bound and nothing running.
+#[derive(Debug)]
+pub struct Proxy {
+    settings: Settings,
+    address: SocketAddr,
+    listeners: Vec<std::net::TcpListener>,
+}
+
+impl Proxy {
+    /// Binds `http` once for each worker; port 0 takes a free one, the same for all.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn bind(settings: Settings, http: SocketAddr) -> io::Result<Self> {
+        let first = socket::listen(http, settings.receive_buffer)?;
+        let address = first.local_addr()?;
+        let mut listeners = vec![first];
+        for _ in 1..settings.workers {
+            listeners.push(socket::listen(address, settings.receive_buffer)?);
+        }
+        Ok(Self {
+            settings,
+            address,
+            listeners,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Starts the workers. They end when the drain has come to its end, or when one of them fails.
+    ///
+    /// # Errors
+    /// When a thread or a runtime cannot be made.
+    pub fn start(
+        self,
+        published: Published,
+        recorder: Arc<Recorder>,
+        metrics: Arc<Metrics>,
+        drain: drain::Watch,
+    ) -> io::Result<Running> {
+        let workers = self.listeners.len();
+        let shared = Arc::new(Shared {
+            workers,
+            instance: fastrand::u32(..1 << 24),
+            admission: admission::Admission::new(self.settings.limit),
+            settings: self.settings,
+            published,
+            recorder,
+            metrics,
+            drain,
+            beats: Beats::new(workers),
+            untrusted: untrusted::Untrusted::default(),
+        });
+        let (doors, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(HANDED)).unzip();
+        let (failed, failures) = mpsc::channel(1);
+        let mut runtimes = Vec::with_capacity(workers);
+        for (index, (listener, door)) in self.listeners.into_iter().zip(receivers).enumerate() {
+            let start = Start {
+                index,
+                shared: Arc::clone(&shared),
+                listener,
+                door,
+                doors: doors.clone(),
+                blocker: shared.drain.block(),
+            };
+            runtimes.push(start.spawn(failed.clone())?);
+        }
+        shared.metrics.set_runtimes(runtimes);
+        Ok(Running { shared, failures })
+    }
+}
+
+/// The data plane at work.
+#[derive(Debug)]
+pub struct Running {
+    pub shared: Arc<Shared>,
+    failures: mpsc::Receiver<usize>,
+}
+
+impl Running {
+    /// Returns when a worker has ended that should not have, with its number.
+    pub async fn failed(&mut self) -> usize {
+        match self.failures.recv().await {
+            Some(worker) => worker,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// What one worker's thread is started with.
+struct Start {
+    index: usize,
+    shared: Arc<Shared>,
+    listener: std::net::TcpListener,
+    door: mpsc::Receiver<listener::Handed>,
+    doors: listener::Doors,
+    blocker: Option<Blocker>,
+}
+
+impl Start {
+    fn spawn(self, failed: mpsc::Sender<usize>) -> io::Result<RuntimeMetrics> {
+        let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
+        let name = format!("worker-{}", self.index);
+        thread::Builder::new().name(name).spawn(move || self.run(ready, &failed))?;
+        // The thread answers as soon as it has a runtime, which waits for nothing.
+        is_ready
+            .recv()
+            .map_err(|_| io::Error::other("a worker's thread ended at its start"))?
+    }
+
+    fn run(self, ready: std::sync::mpsc::SyncSender<io::Result<RuntimeMetrics>>, failed: &mpsc::Sender<usize>) {
+        // Sockets are looked at after every few tasks, so that a busy tunnel does not delay the others.
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .event_interval(EVENT_INTERVAL)
+            .build_local(LocalOptions::default());
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(ready.send(Err(error))),
+        };
+        let index = self.index;
+        let _ = ready.send(Ok(runtime.metrics()));
+        let fine = runtime.block_on(self.serve());
+        if !fine {
+            let _ = failed.try_send(index);
+        }
+        runtime.shutdown_timeout(Duration::ZERO);
+    }
+
+    /// Serves until the drain has ended the last connection. False: a part that must not end has ended.
+    async fn serve(self) -> bool {
+        let worker = Rc::new(Worker::new(self.index, Arc::clone(&self.shared)));
+        let Ok(listener) = TcpListener::from_std(self.listener) else {
+            return false;
+        };
+        let mut accepting = tokio::task::spawn_local(listener::accept(Rc::clone(&worker), listener, self.doors));
+        let mut receiving = tokio::task::spawn_local(listener::receive(Rc::clone(&worker), self.door));
+        let mut sweeping = tokio::task::spawn_local(sweep::run(Rc::clone(&worker)));
+        let mut drain = self.shared.drain.clone();
+        let drained = async {
+            drain.closing().await;
+            // Long enough for the sweep to see the phase, and again for each look at what is left.
+            loop {
+                tokio::time::sleep(2 * clock::TICK).await;
+                if worker.is_drained() {
+                    return;
+                }
+            }
+        };
+        let fine = tokio::select! {
+            () = drained => true,
+            _ = &mut accepting => false,
+            _ = &mut receiving => false,
+            _ = &mut sweeping => false,
+        };
+        drop(self.blocker);
+        fine
+    }
+}
+
+/// Tasks between two looks at the sockets.
+const EVENT_INTERVAL: u32 = 8;
+
+/// Sockets that may be on their way to a worker.
+const HANDED: usize = 1024;

@@ -1,0 +1,339 @@
+//! The composition root: binds every socket first, then wires the planes together and runs them to their end.
+
+mod limits;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use prometheus::Registry;
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    admin::{self, Admin},
+    config::{ConfigError, HostOwnership, Serve, Source, Switch},
+    control,
+    drain::{self, Blocker, Trigger},
+    proxy::{
+        Proxy, Running, Settings, Trust,
+        metrics::{Collector, Metrics},
+        record::Recorder,
+    },
+    readiness::Readiness,
+    routing::{Published, Snapshot},
+    telemetry::{Flush, Lines},
+};
+
+/// What the process is told while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// End tunnels in order, then the process. A second one: end the process.
+    Terminate,
+    /// The same from a terminal.
+    Interrupt,
+    /// End the process; tell the tunnels once.
+    Quit,
+    /// Read files again.
+    Reload,
+    /// Write a summary to the log.
+    Summary,
+}
+
+/// How the process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Done,
+    /// A part failed, or the drain was cut short.
+    Failed,
+    /// A second interrupt.
+    Interrupted,
+}
+
+/// Why the process does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("--{flag} {address}: cannot listen: {error}")]
+    Bind {
+        flag: &'static str,
+        address: SocketAddr,
+        error: io::Error,
+    },
+    #[error("{0}")]
+    Source(String),
+    #[error("cannot start: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Everything bound, nothing running.
+#[derive(Debug)]
+pub struct Bound {
+    pub http: SocketAddr,
+    pub admin: SocketAddr,
+    config: Serve,
+    source: Source,
+    delay: Duration,
+    window: Duration,
+    proxy: Proxy,
+    admin_listener: std::net::TcpListener,
+    access: Option<(Lines, Flush)>,
+}
+
+/// Checks what the configuration means together and binds every socket.
+///
+/// # Errors
+/// When the configuration makes no sense or an address cannot be bound; then nothing stays bound.
+pub fn build(config: Serve, access: Option<(Lines, Flush)>) -> Result<Bound, StartError> {
+    let source = config.source()?;
+    let (delay, window) = config.drain()?;
+    let settings = settings(&config);
+    let bind = |flag, address| move |error| StartError::Bind { flag, address, error };
+    let proxy = Proxy::bind(settings, config.http).map_err(bind("http", config.http))?;
+    let admin_listener = admin::bind(config.admin).map_err(bind("admin", config.admin))?;
+    Ok(Bound {
+        http: proxy.address(),
+        admin: admin_listener.local_addr()?,
+        config,
+        source,
+        delay,
+        window,
+        proxy,
+        admin_listener,
+        access,
+    })
+}
+
+fn settings(config: &Serve) -> Settings {
+    let workers = config.workers.map_or_else(limits::cores, usize::from);
+    Settings {
+        workers,
+        trust: Trust {
+            proxies: config.trusted_proxies.clone(),
+            proxy_protocol: config.proxy_protocol,
+        },
+        limit: limits::connections(config.max_connections),
+        receive_buffer: config.receive_buffer,
+        queue_budget: usize::try_from(config.queue_memory.unwrap_or_else(limits::queue_memory)).unwrap_or(usize::MAX) / workers,
+        client_keepalive: config.client_keepalive,
+        endpoint_keepalive: config.endpoint_keepalive,
+    }
+}
+
+impl Bound {
+    /// Serves until a signal or a failure ends it.
+    ///
+    /// # Errors
+    /// When a part cannot be started.
+    pub async fn run(self, signals: mpsc::Receiver<Signal>) -> Result<Exit, StartError> {
+        let published: Published = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+        let readiness = Readiness::default();
+        let registry = Registry::new();
+        let (trigger, watch, blocker) = drain::new();
+        let reload = Arc::new(Notify::new());
+        let synced = readiness.wait_for("routes");
+        let (lines, flush) = self.access.unzip();
+        let recorder = Arc::new(Recorder::new(
+            lines,
+            self.config.log_format,
+            self.config.pod_name.as_deref().map(Box::from),
+        ));
+        let metrics = Arc::new(Metrics::new(self.config.workers.map_or_else(limits::cores, usize::from)));
+        register(
+            &registry,
+            &metrics,
+            &published,
+            &recorder,
+            self.config.endpoint_metrics == Switch::On,
+        );
+
+        let running = self
+            .proxy
+            .start(Arc::clone(&published), Arc::clone(&recorder), Arc::clone(&metrics), watch)?;
+        let admin = Arc::new(Admin {
+            registry: registry.clone(),
+            readiness: readiness.clone(),
+            proxy: Arc::clone(&running.shared),
+        });
+        tokio::spawn(admin::serve(self.admin_listener, admin));
+        let options = control::Options {
+            class: self.config.class.clone(),
+            share_hosts: self.config.host_ownership == HostOwnership::Shared,
+        };
+        let control = control::start(
+            &self.source,
+            options,
+            Arc::clone(&published),
+            &registry,
+            synced,
+            Arc::clone(&reload),
+        )
+        .map_err(|error| StartError::Source(error.to_string()))?;
+        tracing::info!(http = %self.http, admin = %self.admin, version = env!("CARGO_PKG_VERSION"), "serving");
+
+        let mut process = Process {
+            published,
+            readiness,
+            metrics,
+            trigger,
+            blocker: Some(blocker),
+            running,
+            reload,
+            signals,
+            delay: self.delay,
+            window: self.window,
+            is_folder: true,
+        };
+        let exit = tokio::select! {
+            exit = process.run() => exit,
+            () = control => {
+                tracing::error!("the control plane has ended; what is published goes on until the next start");
+                process.run().await
+            }
+        };
+        drop(process);
+        drop(flush);
+        Ok(exit)
+    }
+}
+
+fn register(registry: &Registry, metrics: &Arc<Metrics>, published: &Published, recorder: &Arc<Recorder>, per_endpoint: bool) {
+    let build_info = prometheus::GaugeVec::new(
+        prometheus::Opts::new("holdfast_build_info", "Which build this is; always 1."),
+        &["version", "revision"],
+    );
+    if let Ok(build_info) = build_info {
+        build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), option_env!("HOLDFAST_REVISION").unwrap_or("")])
+            .set(1.0);
+        let _ = registry.register(Box::new(build_info)); // the registry is new: nothing can clash
+    }
+    let _ = registry.register(Box::new(Collector {
+        metrics: Arc::clone(metrics),
+        published: Arc::clone(published),
+        recorder: Arc::clone(recorder),
+        per_endpoint,
+    }));
+}
+
+/// The running process.
+struct Process {
+    published: Published,
+    readiness: Readiness,
+    metrics: Arc<Metrics>,
+    trigger: Trigger,
+    blocker: Option<Blocker>,
+    running: Running,
+    reload: Arc<Notify>,
+    signals: mpsc::Receiver<Signal>,
+    delay: Duration,
+    window: Duration,
+    is_folder: bool,
+}
+
+/// What ends serving.
+enum Ending {
+    Drain,
+    AtOnce,
+    Failure,
+}
+
+impl Process {
+    async fn run(&mut self) -> Exit {
+        match self.serve().await {
+            Ending::Drain => self.drain(self.delay, self.window, Exit::Done).await,
+            Ending::AtOnce => self.drain(Duration::ZERO, Duration::ZERO, Exit::Done).await,
+            Ending::Failure => self.drain(Duration::ZERO, self.window, Exit::Failed).await,
+        }
+    }
+
+    /// Serves until something ends it.
+    async fn serve(&mut self) -> Ending {
+        loop {
+            tokio::select! {
+                worker = self.running.failed() => {
+                    tracing::error!(worker, "a worker has failed; the others drain");
+                    return Ending::Failure;
+                }
+                signal = self.signals.recv() => match signal {
+                    Some(Signal::Terminate) | None => return Ending::Drain,
+                    Some(Signal::Interrupt) if !self.is_folder => return Ending::Drain,
+                    Some(Signal::Interrupt | Signal::Quit) => return Ending::AtOnce,
+                    Some(Signal::Reload) => self.reload.notify_one(),
+                    Some(Signal::Summary) => self.summary(),
+                },
+            }
+        }
+    }
+
+    /// Serves on for `delay`, then refuses and closes over `window`. A second signal cuts it short.
+    async fn drain(&mut self, delay: Duration, window: Duration, exit: Exit) -> Exit {
+        let started = Instant::now();
+        let open = self.open();
+        tracing::info!(connections = open, ?delay, ?window, "shutting down");
+        let cut = tokio::select! {
+            () = sleep(delay) => None,
+            cut = Self::cut(&mut self.signals, &self.reload) => Some(cut),
+        };
+        self.readiness.close();
+        self.blocker = None;
+        let cut = match cut {
+            Some(cut) => Some(cut),
+            None => {
+                self.trigger.close(window);
+                let patience = window + if window.is_zero() { AT_ONCE } else { CLOSING };
+                tokio::select! {
+                    finished = timeout(patience, self.trigger.finished()) => (finished.is_err() && !window.is_zero()).then_some(Exit::Failed),
+                    cut = Self::cut(&mut self.signals, &self.reload) => Some(cut),
+                }
+            }
+        };
+        if cut.is_some() {
+            // Tell the tunnels once; a moment for the bytes to leave.
+            self.trigger.close(Duration::ZERO);
+            let _ = timeout(LAST_WORDS, self.trigger.finished()).await;
+        }
+        let exit = cut.unwrap_or(exit);
+        tracing::info!(elapsed = ?started.elapsed(), left = self.open(), "ended");
+        exit
+    }
+
+    /// Returns when a signal says not to wait any longer.
+    async fn cut(signals: &mut mpsc::Receiver<Signal>, reload: &Notify) -> Exit {
+        loop {
+            match signals.recv().await {
+                Some(Signal::Interrupt) => return Exit::Interrupted,
+                Some(Signal::Terminate | Signal::Quit) => return Exit::Failed,
+                Some(Signal::Reload) => reload.notify_one(),
+                Some(Signal::Summary) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn open(&self) -> u64 {
+        self.metrics.connections()
+    }
+
+    fn summary(&self) {
+        let snapshot = self.published.load();
+        tracing::info!(
+            generation = snapshot.generation,
+            rules = snapshot.table.rules().count(),
+            connections = self.open(),
+            not_ready = ?self.readiness.missing(),
+            "summary"
+        );
+    }
+}
+
+/// How long tunnels may take to end after a drain without a window: their closing handshake.
+const AT_ONCE: Duration = Duration::from_millis(1500);
+
+/// The same after a drain with one.
+const CLOSING: Duration = Duration::from_secs(20);
+
+/// How long a process that was told to end now waits for its Close frames to leave.
+const LAST_WORDS: Duration = Duration::from_millis(300);

@@ -1,0 +1,67 @@
+//! What this machine and this pod allow: cores, file descriptors, memory.
+
+use std::{fs, num::NonZero, thread};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::proxy::Limit;
+
+/// The cores that this process may use, cgroup quotas included.
+pub(super) fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// How many connections may be served: what was asked for, or what fits; each costs two sockets and some memory. The limit on
+/// file descriptors is raised as far as it goes first.
+pub(super) fn connections(asked: Option<u32>) -> Limit {
+    let descriptors = raise_descriptors();
+    let fit = usize::try_from(descriptors.saturating_sub(OWN_DESCRIPTORS) / 2).unwrap_or(usize::MAX);
+    let by_memory = memory_limit().map_or(usize::MAX, |bytes| {
+        usize::try_from(bytes / MEMORY_PER_CONNECTION).unwrap_or(usize::MAX)
+    });
+    let fit = fit.min(by_memory).max(1);
+    let reserve = (fit / 20).max(1);
+    let connections = match asked.map(|asked| asked as usize) {
+        Some(asked) if asked <= fit => asked,
+        Some(asked) => {
+            tracing::warn!(
+                asked,
+                fit,
+                descriptors,
+                "--max-connections is more than file descriptors and memory allow; serving what fits"
+            );
+            fit - reserve.min(fit - 1)
+        }
+        None => (fit - reserve).max(1),
+    };
+    Limit { connections, reserve }
+}
+
+/// Bytes that may be queued for sides that accept nothing, unless the user says otherwise.
+pub(super) fn queue_memory() -> u64 {
+    memory_limit().map_or(256 << 20, |limit| limit / 4)
+}
+
+fn raise_descriptors() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => raised.current,
+        Err(_) => limit.current,
+    };
+    current.unwrap_or(1 << 20) // no limit
+}
+
+/// The memory limit of the cgroup that this process runs in (cgroup v2, as a container sees it).
+fn memory_limit() -> Option<u64> {
+    fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok()
+}
+
+/// Descriptors for listeners, files, the API server and scrapes.
+const OWN_DESCRIPTORS: u64 = 128;
+
+/// What a connection may cost in user and kernel memory while it carries messages (bench/README.md has what it does cost).
+const MEMORY_PER_CONNECTION: u64 = 16 * 1024;

@@ -1,0 +1,321 @@
+//! Every flag and environment name, its default and its help. Parsed once, in `main`; past it a value cannot be wrong.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+use crate::{cli, proxy::KeepAlive, telemetry::LogFormat};
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", version, about = ABOUT, long_about = LONG_ABOUT, after_help = AFTER_HELP)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    max_term_width = 110
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Validate manifests: conditions, effective values, the table. Exit 1 if one is rejected.
+    Check(cli::check::Args),
+    /// Which rule matches a URL and why, which endpoints would be tried, why the others lost.
+    Why(cli::why::Args),
+    /// A WebSocket client: handshake, numbered echoes, round trips, close code.
+    Ping(cli::ping::Args),
+    /// An echo endpoint, for demos and tests.
+    Echo(cli::echo::Args),
+    /// What a reason, cause or condition means and what to do.
+    Explain(cli::explain::Args),
+    /// Print the CustomResourceDefinition.
+    Crd(cli::crd::Args),
+    /// Print a completion script for a shell.
+    Completion(cli::completion::Args),
+    /// Print the version.
+    Version(cli::version::Args),
+}
+
+/// What serving is told.
+#[derive(Clone, Debug, Args)]
+pub struct Serve {
+    /// Serve WebSocketRoute, Service and EndpointSlice files below this folder, and follow their edits
+    #[arg(long, value_name = "DIR", env = "HOLDFAST_MANIFESTS", conflicts_with = "to", help_heading = ROUTES)]
+    pub manifests: Option<PathBuf>,
+    /// Serve this one endpoint on every host and path; no file at all
+    #[arg(long, value_name = "HOST:PORT", env = "HOLDFAST_TO", help_heading = ROUTES)]
+    pub to: Option<String>,
+    /// Serve routes of this class; objects without a className belong to every class
+    #[arg(long, value_name = "NAME", env = "HOLDFAST_CLASS", default_value = "holdfast", help_heading = ROUTES)]
+    pub class: String,
+    /// Who may add rules to a hostname: only the namespace of the oldest route that names it, or every namespace
+    #[arg(long, value_name = "WHO", env = "HOLDFAST_HOST_OWNERSHIP", default_value = "namespace", ignore_case = true, help_heading = ROUTES)]
+    pub host_ownership: HostOwnership,
+
+    /// Where clients connect; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", env = "HOLDFAST_HTTP", default_value = "[::]:8080", help_heading = LISTENERS)]
+    pub http: SocketAddr,
+    /// Where /livez, /readyz and /metrics are served
+    #[arg(long, value_name = "ADDRESS", env = "HOLDFAST_ADMIN", default_value = "[::]:9477", help_heading = LISTENERS)]
+    pub admin: SocketAddr,
+    /// Load balancers whose word on the client's address is taken (X-Forwarded-For, PROXY protocol); repeatable
+    #[arg(long, value_name = "CIDR", env = "HOLDFAST_TRUSTED_PROXIES", value_delimiter = ',', value_parser = network, help_heading = LISTENERS)]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Expect a PROXY protocol header, version 1 or 2, on every connection
+    #[arg(long, env = "HOLDFAST_PROXY_PROTOCOL", help_heading = LISTENERS)]
+    pub proxy_protocol: bool,
+
+    /// Threads that serve connections [default: one per core that this process may use]
+    #[arg(long, value_name = "N", env = "HOLDFAST_WORKERS", value_parser = clap::value_parser!(u16).range(1..=256), help_heading = LIMITS)]
+    pub workers: Option<u16>,
+    /// Connections that are served at once; more are refused with 503 [default: what file descriptors and memory allow]
+    #[arg(long, value_name = "N", env = "HOLDFAST_MAX_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..), help_heading = LIMITS)]
+    pub max_connections: Option<u32>,
+    /// Bytes that the process may queue for sides that accept nothing; beyond, the longest stalled tunnel ends
+    /// [default: a quarter of the memory limit, 256 MiB without one]
+    #[arg(long, value_name = "BYTES", env = "HOLDFAST_QUEUE_MEMORY", value_parser = bytes, help_heading = LIMITS)]
+    pub queue_memory: Option<u64>,
+    /// Kernel receive buffer of each socket: with twice the sockets of tunnels, what stalled ones can cost the pod
+    #[arg(long, value_name = "BYTES", env = "HOLDFAST_RECEIVE_BUFFER", default_value = "256KiB", value_parser = receive_buffer, help_heading = LIMITS)]
+    pub receive_buffer: u32,
+    /// TCP keepalive towards clients: idle time, interval, probes
+    #[arg(long, value_name = "IDLE,INTERVAL,PROBES", env = "HOLDFAST_CLIENT_KEEPALIVE", default_value = "45s,15s,3", value_parser = keepalive, help_heading = LIMITS)]
+    pub client_keepalive: KeepAlive,
+    /// TCP keepalive towards endpoints: idle time, interval, probes
+    #[arg(long, value_name = "IDLE,INTERVAL,PROBES", env = "HOLDFAST_ENDPOINT_KEEPALIVE", default_value = "15s,5s,3", value_parser = keepalive, help_heading = LIMITS)]
+    pub endpoint_keepalive: KeepAlive,
+
+    /// After SIGTERM, how long new connections are still served while load balancers notice [default: 15s; 0s for a folder]
+    #[arg(long, value_name = "DURATION", env = "HOLDFAST_DRAIN_DELAY", value_parser = duration, help_heading = SHUTDOWN)]
+    pub drain_delay: Option<Duration>,
+    /// Then, the time over which tunnels are ended [default: 240s; 0s for a folder]
+    #[arg(long, value_name = "DURATION", env = "HOLDFAST_DRAIN_WINDOW", value_parser = duration, help_heading = SHUTDOWN)]
+    pub drain_window: Option<Duration>,
+    /// The pod's terminationGracePeriodSeconds, to be checked against the two above
+    #[arg(long, value_name = "DURATION", env = "HOLDFAST_GRACE_PERIOD", value_parser = duration, help_heading = SHUTDOWN)]
+    pub grace_period: Option<Duration>,
+
+    /// How access lines and diagnostics are written
+    #[arg(long, value_name = "FORMAT", env = "HOLDFAST_LOG_FORMAT", default_value = "text", help_heading = OUTPUT)]
+    pub log_format: LogFormat,
+    /// Which diagnostics are written: error, warn, info, debug, trace, or a filter such as holdfast=debug,warn
+    #[arg(long, value_name = "LEVEL", env = "HOLDFAST_LOG_LEVEL", default_value = "info", help_heading = OUTPUT)]
+    pub log_level: String,
+    /// Whether each connection's open, end and refusal is written to stdout
+    #[arg(long, value_name = "WHEN", env = "HOLDFAST_ACCESS_LOG", default_value = "on", help_heading = OUTPUT)]
+    pub access_log: Switch,
+    /// Whether metrics are kept for each endpoint
+    #[arg(long, value_name = "WHEN", env = "HOLDFAST_ENDPOINT_METRICS", default_value = "on", help_heading = OUTPUT)]
+    pub endpoint_metrics: Switch,
+    /// When output is coloured
+    #[arg(long, value_name = "WHEN", default_value = "auto", global = true, help_heading = OUTPUT)]
+    pub color: cli::output::ColorChoice,
+
+    /// This pod's name, for records
+    #[arg(long, env = "POD_NAME", hide = true, action = ArgAction::Set)]
+    pub pod_name: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HostOwnership {
+    /// The namespace of the oldest route that names a hostname owns it.
+    Namespace,
+    /// Routes of every namespace may share a hostname.
+    Shared,
+}
+
+/// Where routes come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    Folder(PathBuf),
+    Endpoint(String),
+}
+
+/// What is wrong with a configuration whose parts are each fine.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    #[error("no routes: name a folder with --manifests DIR, or one endpoint with --to HOST:PORT")]
+    NoSource,
+    #[error(
+        "--grace-period {grace:?} is too short: --drain-delay {delay:?} + --drain-window {window:?} + {CLOSING:?} need {needed:?}"
+    )]
+    GraceTooShort {
+        grace: Duration,
+        delay: Duration,
+        window: Duration,
+        needed: Duration,
+    },
+}
+
+impl Serve {
+    /// Where routes come from.
+    ///
+    /// # Errors
+    /// When nothing says so.
+    pub fn source(&self) -> Result<Source, ConfigError> {
+        match (&self.manifests, &self.to) {
+            (Some(folder), _) => Ok(Source::Folder(folder.clone())),
+            (None, Some(endpoint)) => Ok(Source::Endpoint(endpoint.clone())),
+            (None, None) => Err(ConfigError::NoSource),
+        }
+    }
+
+    /// Delay and window of a drain.
+    ///
+    /// # Errors
+    /// When the pod would be killed before its end.
+    pub fn drain(&self) -> Result<(Duration, Duration), ConfigError> {
+        let delay = self.drain_delay.unwrap_or_default(); // without a cluster no load balancer has to notice
+        let window = self.drain_window.unwrap_or_default();
+        let needed = delay + window + CLOSING;
+        match self.grace_period {
+            Some(grace) if grace < needed => Err(ConfigError::GraceTooShort {
+                grace,
+                delay,
+                window,
+                needed,
+            }),
+            _ => Ok((delay, window)),
+        }
+    }
+}
+
+/// A network, or one address of it.
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = || {
+        text.parse()
+            .ok()
+            .map(|address: std::net::IpAddr| address.to_canonical().into())
+    };
+    let network: IpNet = text
+        .parse()
+        .ok()
+        .or_else(address)
+        .ok_or("not a network such as 10.0.0.0/8, and not an address")?;
+    Ok(network.trunc())
+}
+
+/// A duration as Gateway API writes it (GEP-2257): `1h30m`, `250ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<crate::api::Duration>()
+        .map(Duration::from)
+        .map_err(|error| error.to_string())
+}
+
+fn keepalive(text: &str) -> Result<KeepAlive, String> {
+    let parts: Vec<&str> = text.split(',').collect();
+    let [idle, interval, probes] = parts[..] else {
+        return Err("write idle time, interval and probes, such as 15s,5s,3".to_owned());
+    };
+    let whole = |text| match duration(text)? {
+        seconds if seconds.subsec_nanos() == 0 && (1..=32_767).contains(&seconds.as_secs()) => Ok(seconds),
+        _ => Err(format!("{text} is not a number of whole seconds from 1s to 32767s")),
+    };
+    match probes.parse() {
+        Ok(probes @ 1..=127) => Ok(KeepAlive {
+            idle: whole(idle)?,
+            interval: whole(interval)?,
+            probes,
+        }),
+        _ => Err(format!("{probes} is not a number of probes from 1 to 127")),
+    }
+}
+
+/// A number of bytes, perhaps in KiB, MiB or GiB.
+fn bytes(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.find(|character: char| !character.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, ""),
+    };
+    let factor = match unit {
+        "" => 1,
+        "KiB" | "Ki" => 1 << 10,
+        "MiB" | "Mi" => 1 << 20,
+        "GiB" | "Gi" => 1 << 30,
+        _ => return Err(format!("{unit} is not a unit: write KiB, MiB or GiB")),
+    };
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "not a number of bytes such as 256MiB".to_owned())?;
+    number
+        .checked_mul(factor)
+        .ok_or_else(|| "more bytes than there are".to_owned())
+}
+
+fn receive_buffer(text: &str) -> Result<u32, String> {
+    match u32::try_from(bytes(text)?) {
+        Ok(size @ 4096..=67_108_864) => Ok(size),
+        _ => Err("not between 4KiB and 64MiB".to_owned()),
+    }
+}
+
+/// What a shutdown may take beyond its delay and its window: the longest closing handshake that is usual, and slack.
+pub const CLOSING: Duration = Duration::from_secs(25);
+
+const ABOUT: &str = "The WebSocket ingress that never drops a connection on a config change";
+
+const LONG_ABOUT: &str = "The WebSocket ingress that never drops a connection on a config change, and never ends one without \
+saying why.\n\nWithout a subcommand it serves: the routes of a folder of manifests (--manifests), or one endpoint (--to).";
+
+const AFTER_HELP: &str = "Signals: TERM and INT end tunnels with Close frames and exit (INT at once for a folder), a second one \
+exits now; QUIT exits now;\nHUP reads files again and never ends anything; USR1 writes a summary to the log.\n\
+Exit codes: 0 done; 1 the answer is no, or serving failed; 2 usage or configuration, nothing was bound; 130 on a second INT.";
+
+const ROUTES: &str = "Routes";
+const LISTENERS: &str = "Listeners";
+const LIMITS: &str = "Limits";
+const SHUTDOWN: &str = "Shutdown";
+const OUTPUT: &str = "Output";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bad_values_are_answered_with_what_to_write() {
+        for (args, wanted) in [
+            (&["--http", "8080"][..], "--http"),
+            (&["--trusted-proxies", "10.0.0.0/33"], "--trusted-proxies"),
+            (&["--endpoint-keepalive", "15s"], "idle time, interval and probes"),
+            (&["--queue-memory", "5MB"], "KiB, MiB or GiB"),
+            (&["--drain-delay", "15"], "--drain-delay"),
+            (&["--workers", "0"], "--workers"),
+            (&["--to", "a:1", "--manifests", "b"], "cannot be used with"),
+        ] {
+            let error = Cli::try_parse_from(["holdfast"].iter().chain(args)).unwrap_err();
+            assert!(error.to_string().contains(wanted), "{args:?}: {error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+
+    #[test]
+    fn a_grace_period_that_is_too_short_is_refused() {
+        let serve = |args: &[&str]| {
+            Cli::try_parse_from(["holdfast", "--to", "a:1"].iter().chain(args))
+                .unwrap()
+                .serve
+        };
+        let args = ["--drain-delay=15s", "--drain-window=240s", "--grace-period"];
+        assert!(serve(&[&args[..], &["279s"]].concat()).drain().is_err());
+        assert!(serve(&[&args[..], &["280s"]].concat()).drain().is_ok());
+    }
+}

@@ -1,0 +1,98 @@
+//! Our own answers: a refusal as bytes on a raw connection, or as a response where hyper speaks.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, header};
+use http_body_util::Full;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+
+use super::{error::Reason, headers};
+
+/// The answer that says `reason`: a status, `Proxy-Status` (RFC 9209) and one line of text.
+pub fn response(reason: Reason) -> Response<Full<Bytes>> {
+    let answer = reason.answer();
+    let mut response = Response::new(Full::new(Bytes::from(format!("{}\n", answer.text))));
+    *response.status_mut() = answer.status;
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(error) = answer.proxy_error {
+        let status = format!("holdfast; error={error}; details=\"{}\"", answer.word);
+        if let Ok(status) = HeaderValue::from_str(&status) {
+            fields.insert(PROXY_STATUS, status);
+        }
+    }
+    if let Some(seconds) = reason.retry_after() {
+        fields.insert(header::RETRY_AFTER, HeaderValue::from(seconds + fastrand::u32(0..=seconds)));
+    }
+    match reason {
+        Reason::MethodNotAllowed => {
+            fields.insert(header::ALLOW, HeaderValue::from_static("GET"));
+        }
+        Reason::UpgradeRequired | Reason::UnsupportedVersion => {
+            fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            fields.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        _ => {}
+    }
+    response
+}
+
+/// Writes a refusal and ends the connection in order.
+pub async fn refuse(mut socket: TcpStream, reason: Reason) {
+    let response = response(reason);
+    let text = reason.answer().text;
+    let mut out = Vec::with_capacity(512);
+    write_status(
+        &mut out,
+        response.status().as_u16(),
+        response.status().canonical_reason().unwrap_or(""),
+    );
+    headers::write(&mut out, response.headers());
+    let connection = if response.headers().contains_key(header::UPGRADE) {
+        "upgrade, close"
+    } else {
+        "close"
+    };
+    out.extend_from_slice(
+        format!(
+            "Connection: {connection}\r\nContent-Length: {}\r\n\r\n{text}\n",
+            text.len() + 1
+        )
+        .as_bytes(),
+    );
+    if timeout(LINGER, socket.write_all(&out))
+        .await
+        .is_ok_and(|written| written.is_ok())
+    {
+        linger(socket).await;
+    }
+}
+
+/// Ends our direction, then reads and drops what still comes until the peer ends its own: closing a socket with unread bytes
+/// resets it, and the peer would lose the answer.
+pub async fn linger(mut socket: TcpStream) {
+    if socket.shutdown().await.is_err() {
+        return;
+    }
+    let mut sink = [0; 1024];
+    tokio::select! {
+        () = sleep(LINGER) => {}
+        () = async { while socket.read(&mut sink).await.is_ok_and(|read| read > 0) {} } => {}
+    }
+}
+
+/// Appends a status line.
+pub fn write_status(out: &mut Vec<u8>, status: u16, phrase: &str) {
+    out.extend_from_slice(format!("HTTP/1.1 {status} {phrase}\r\n").as_bytes());
+}
+
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// How long a refused client may take to end its side.
+const LINGER: Duration = Duration::from_secs(2);

@@ -1,0 +1,165 @@
+//! One accepted connection, from its first byte to its tunnel, its answers or its refusal.
+
+use std::{net::SocketAddr, rc::Rc, time::Duration};
+
+use bytes::{BufMut, BytesMut};
+use http::{HeaderValue, header, request};
+use tokio::{net::TcpStream, time::Instant};
+
+use super::{
+    Admitted, answer, client,
+    error::Reason,
+    fallback::{self, Next},
+    head::{self, Head, NoHead},
+    headers::{Forwarded, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID},
+    record::Attempt,
+    upgrade::{self, Client, Kind},
+    worker::Worker,
+};
+
+/// Where a connection came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// The other end of the socket.
+    pub peer: SocketAddr,
+    /// The same, or whom a PROXY protocol header names instead.
+    pub source: SocketAddr,
+    /// Whether the peer may say who the client is.
+    pub trusted: bool,
+}
+
+/// Serves a connection until it has become a tunnel or has ended.
+pub async fn serve(worker: Rc<Worker>, mut socket: TcpStream, peer: SocketAddr, admitted: Admitted) {
+    let deadline = Instant::now() + HEAD_TIME;
+    let mut buffer = BytesMut::new();
+    let origin = match origin(&worker, &mut socket, &mut buffer, peer, deadline).await {
+        Ok(origin) => origin,
+        Err(reason) => {
+            Attempt::new(&worker, peer, peer).refused(reason);
+            return answer::refuse(socket, reason).await;
+        }
+    };
+    let head = match head::read(&mut socket, &mut buffer, deadline).await {
+        Ok(head) => head,
+        Err(NoHead::Nothing) => return,
+        Err(NoHead::Gone) => return drop(Attempt::new(&worker, origin.peer, origin.source)),
+        Err(NoHead::Refused(reason)) => {
+            if client::is_proxy_header(&buffer) {
+                worker.shared.untrusted.proxy_header(&worker.shared, origin.peer);
+            }
+            Attempt::new(&worker, origin.peer, origin.source).refused(reason);
+            return answer::refuse(socket, reason).await;
+        }
+    };
+    let client = Client {
+        socket,
+        early: buffer,
+        admitted,
+    };
+    match upgrade::classify(&head.parts) {
+        Kind::Handshake => upgrade_to_tunnel(&worker, origin, client, head.parts).await,
+        Kind::Plain => Box::pin(plain(worker, origin, client, head)).await,
+    }
+}
+
+/// Requests that are no handshakes, until one is.
+async fn plain(worker: Rc<Worker>, origin: Origin, client: Client, head: Head) {
+    let mut prefix = BytesMut::with_capacity(head.raw.len() + client.early.len());
+    prefix.put_slice(&head.raw);
+    prefix.put_slice(&client.early);
+    drop(head);
+    let admitted = client.admitted;
+    match fallback::serve(&worker, origin, client.socket, prefix.freeze(), admitted.is_over()).await {
+        Next::Ended => {}
+        Next::Handshake { socket, early, parts } => {
+            let client = Client { socket, early, admitted };
+            upgrade_to_tunnel(&worker, origin, client, parts).await;
+        }
+    }
+}
+
+async fn upgrade_to_tunnel(worker: &Rc<Worker>, origin: Origin, client: Client, parts: request::Parts) {
+    let (attempt, forwarded) = describe(worker, origin, &parts);
+    upgrade::serve(worker, client, parts, forwarded, attempt).await;
+}
+
+/// Finds out where the connection comes from.
+async fn origin(
+    worker: &Worker,
+    socket: &mut TcpStream,
+    buffer: &mut BytesMut,
+    peer: SocketAddr,
+    deadline: Instant,
+) -> Result<Origin, Reason> {
+    let trust = &worker.shared.settings.trust;
+    let trusted = trust.trusts(peer.ip());
+    if !trust.proxy_protocol {
+        return Ok(Origin {
+            peer,
+            source: peer,
+            trusted,
+        });
+    }
+    if !trusted && !trust.proxies.is_empty() {
+        return Err(Reason::MalformedRequest); // a stranger would say what it likes
+    }
+    match client::read_proxy_header(socket, buffer, deadline).await {
+        Ok(source) => {
+            let source = source.unwrap_or(peer);
+            Ok(Origin {
+                peer,
+                source,
+                trusted: trust.trusts(source.ip()),
+            })
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::TimedOut => Err(Reason::RequestTimeout),
+        Err(_) => Err(Reason::MalformedRequest),
+    }
+}
+
+/// The record of a request, and what its endpoint is told of the client.
+pub fn describe(worker: &Rc<Worker>, origin: Origin, parts: &request::Parts) -> (Attempt, Forwarded) {
+    let shared = &worker.shared;
+    let client = shared.settings.trust.client(origin.source, &parts.headers);
+    if !origin.trusted && parts.headers.contains_key(X_FORWARDED_FOR) {
+        shared.untrusted.forwarded_for(shared, origin.source);
+    }
+    let mut attempt = Attempt::new(worker, origin.peer, client);
+    let text = |name: &header::HeaderName| {
+        parts
+            .headers
+            .get(name)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into())
+    };
+    attempt.host = text(&header::HOST).unwrap_or_default();
+    attempt.path = parts.uri.path().into();
+    attempt.user_agent = text(&header::USER_AGENT);
+    let secure = origin.trusted
+        && parts
+            .headers
+            .get(X_FORWARDED_PROTO)
+            .is_some_and(|proto| proto == "https" || proto == "wss");
+    attempt.scheme = if secure { "https" } else { "http" };
+    let request_id = match parts.headers.get(X_REQUEST_ID) {
+        Some(given) if origin.trusted => given.clone(),
+        _ => made_request_id(attempt.id),
+    };
+    attempt.request_id = request_id.to_str().ok().map(Box::from);
+    let forwarded = Forwarded {
+        peer: origin.source.ip(),
+        client,
+        trusted: origin.trusted,
+        scheme: attempt.scheme,
+        request_id,
+    };
+    (attempt, forwarded)
+}
+
+/// 32 hexadecimal digits, the first 16 of them the connection's id.
+fn made_request_id(id: u64) -> HeaderValue {
+    let text = format!("{id:016x}{:016x}", fastrand::u64(..));
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("")) // hexadecimal digits always are a value
+}
+
+/// How long a connection may take to send a request's head.
+const HEAD_TIME: Duration = Duration::from_secs(10);

@@ -1,0 +1,199 @@
+//! Header fields between client and endpoint: what is hop-by-hop stays, what says who the client is is ours to say.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderMap, HeaderName, HeaderValue, header, request};
+
+use super::head::tokens;
+
+/// What the endpoint is told of the client.
+#[derive(Clone, Debug)]
+pub struct Forwarded {
+    /// The address that the connection came from.
+    pub peer: IpAddr,
+    /// The client, as far as it can be known.
+    pub client: SocketAddr,
+    /// Whether the peer is a trusted proxy, so that what it says of the client is kept.
+    pub trusted: bool,
+    pub scheme: &'static str,
+    /// What a request without an `X-Request-Id` gets.
+    pub request_id: HeaderValue,
+}
+
+/// Takes out what concerns one connection only (RFC 9110, section 7.6.1), `Upgrade` included.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
+        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        .filter(|name| !KEPT.contains(name))
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// Sets the fields that tell the endpoint who the client is; what a client that is no trusted proxy says of that is dropped.
+pub fn set_forwarded(parts: &mut request::Parts, forwarded: &Forwarded) {
+    let headers = &mut parts.headers;
+    let value = |text: &str| HeaderValue::from_str(text).ok();
+    if !forwarded.trusted {
+        let claims: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| name.as_str().starts_with("x-forwarded-") || CLAIMS.contains(&name.as_str()))
+            .cloned()
+            .collect();
+        for name in claims {
+            headers.remove(name);
+        }
+    }
+    let peer = forwarded.peer.to_canonical().to_string();
+    let chain: Vec<_> = tokens(headers, &X_FORWARDED_FOR).map(str::to_owned).chain([peer]).collect();
+    if let Some(chain) = value(&chain.join(", ")) {
+        headers.insert(X_FORWARDED_FOR, chain);
+    }
+    if let Some(client) = value(&forwarded.client.ip().to_canonical().to_string()) {
+        headers.insert(X_REAL_IP, client);
+    }
+    headers
+        .entry(X_FORWARDED_PROTO)
+        .or_insert(HeaderValue::from_static(forwarded.scheme));
+    if let Some(host) = headers.get(header::HOST).cloned() {
+        headers.entry(X_FORWARDED_HOST).or_insert(host);
+    }
+    headers.entry(X_REQUEST_ID).or_insert_with(|| forwarded.request_id.clone());
+}
+
+/// Appends `name: value` lines; names as most software writes them, because small clients and servers compare exactly.
+pub fn write(out: &mut Vec<u8>, headers: &HeaderMap) {
+    for (name, value) in headers {
+        write_field(out, name, value.as_bytes());
+    }
+}
+
+/// Appends one line.
+pub fn write_field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
+    match SPELLED.iter().find(|(lower, _)| *lower == name.as_str()) {
+        Some((_, spelled)) => out.extend_from_slice(spelled.as_bytes()),
+        None => {
+            let mut upper = true;
+            for byte in name.as_str().bytes() {
+                out.push(if upper { byte.to_ascii_uppercase() } else { byte });
+                upper = byte == b'-';
+            }
+        }
+    }
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Fields by which a request claims to come from somebody else, besides `X-Forwarded-*`.
+const CLAIMS: [&str; 5] = ["forwarded", "x-real-ip", "x-request-id", "true-client-ip", "x-client-ip"];
+
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    header::UPGRADE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+];
+
+/// A client cannot have these removed by naming them in `Connection`.
+const KEPT: [HeaderName; 4] = [header::HOST, header::COOKIE, header::AUTHORIZATION, header::CONTENT_LENGTH];
+
+/// Names that are not spelled by capitals after hyphens alone.
+const SPELLED: [(&str, &str); 8] = [
+    ("sec-websocket-accept", "Sec-WebSocket-Accept"),
+    ("sec-websocket-extensions", "Sec-WebSocket-Extensions"),
+    ("sec-websocket-key", "Sec-WebSocket-Key"),
+    ("sec-websocket-protocol", "Sec-WebSocket-Protocol"),
+    ("sec-websocket-version", "Sec-WebSocket-Version"),
+    ("www-authenticate", "WWW-Authenticate"),
+    ("etag", "ETag"),
+    ("dnt", "DNT"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(fields: &[(&str, &str)]) -> request::Parts {
+        let mut builder = http::Request::builder();
+        for (name, value) in fields {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(()).unwrap().into_parts().0
+    }
+
+    fn forwarded(trusted: bool) -> Forwarded {
+        Forwarded {
+            peer: [10, 0, 0, 9].into(),
+            client: ([203, 0, 113, 7], 0).into(),
+            trusted,
+            scheme: "http",
+            request_id: HeaderValue::from_static("ours"),
+        }
+    }
+
+    #[test]
+    fn connection_names_more_fields_to_remove_but_not_the_ones_that_protect_the_endpoint() {
+        let mut parts = request(&[
+            ("connection", "Upgrade, X-Secret"),
+            ("connection", "keep-alive,COOKIE"),
+            ("upgrade", "websocket"),
+            ("x-secret", "1"),
+            ("cookie", "a=b"),
+            ("te", "trailers"),
+            ("host", "h"),
+        ]);
+        remove_hop_by_hop(&mut parts.headers);
+        let mut left: Vec<_> = parts.headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["cookie", "host"]);
+    }
+
+    #[test]
+    fn a_stranger_cannot_say_who_it_is() {
+        let claims = [
+            ("host", "h"),
+            ("x-forwarded-for", "1.1.1.1"),
+            ("forwarded", "for=1.1.1.1"),
+            ("x-forwarded-prefix", "/p"),
+            ("x-request-id", "theirs"),
+        ];
+        let mut parts = request(&claims);
+        set_forwarded(&mut parts, &forwarded(false));
+        assert_eq!(parts.headers["x-forwarded-for"], "10.0.0.9");
+        assert_eq!(parts.headers["x-request-id"], "ours");
+        assert!(!parts.headers.contains_key("forwarded") && !parts.headers.contains_key("x-forwarded-prefix"));
+
+        let mut parts = request(&claims);
+        set_forwarded(&mut parts, &forwarded(true));
+        assert_eq!(parts.headers["x-forwarded-for"], "1.1.1.1, 10.0.0.9");
+        assert_eq!(parts.headers["x-real-ip"], "203.0.113.7");
+        assert_eq!(parts.headers["x-request-id"], "theirs");
+        assert_eq!(parts.headers["x-forwarded-host"], "h");
+        assert!(parts.headers.contains_key("forwarded"));
+    }
+
+    #[test]
+    fn names_are_written_as_small_clients_expect_them() {
+        let mut out = Vec::new();
+        write(
+            &mut out,
+            &request(&[("sec-websocket-accept", "x"), ("x-request-id", "1")]).headers,
+        );
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "Sec-WebSocket-Accept: x\r\nX-Request-Id: 1\r\n"
+        );
+    }
+}

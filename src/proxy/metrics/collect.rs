@@ -1,0 +1,411 @@
+//! What a scrape reads: the counters as Prometheus metric families.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use prometheus::{
+    core::{Collector as PrometheusCollector, Desc},
+    proto::{Bucket, Counter, Gauge, Histogram as HistogramValue, LabelPair, Metric, MetricFamily, MetricType},
+};
+
+use super::{Cause, CloseCode, Dial, Histogram, Initiator, Metrics, Padded, Peer, Relaxed, RuleMetrics, lock};
+use crate::{
+    proxy::record::Recorder,
+    routing::{EndpointKey, Published},
+};
+
+/// Reads the counters for a scrape.
+#[derive(Debug)]
+pub struct Collector {
+    pub metrics: Arc<Metrics>,
+    pub published: Published,
+    pub recorder: Arc<Recorder>,
+    /// Whether series are kept for each endpoint.
+    pub per_endpoint: bool,
+}
+
+impl PrometheusCollector for Collector {
+    fn desc(&self) -> Vec<&Desc> {
+        Vec::new() // names are fixed here, and nothing else registers them
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let rules = self.rules();
+        let mut families = per_rule(&rules);
+        families.extend(self.process());
+        if self.per_endpoint {
+            families.extend(self.endpoints());
+        }
+        families.retain(|family| !family.get_metric().is_empty());
+        families
+    }
+}
+
+impl Collector {
+    /// The rules to tell of. Those that are in no table and have no tunnel any more are forgotten.
+    fn rules(&self) -> Vec<Arc<RuleMetrics>> {
+        let snapshot = self.published.load();
+        let present: HashSet<_> = snapshot.table.rules().map(|rule| &rule.id).collect();
+        let mut rules = lock(&self.metrics.rules);
+        // One more reference means a tunnel or a request under way.
+        rules.retain(|id, metrics| Arc::strong_count(metrics) > 1 || present.contains(id));
+        let mut all: Vec<_> = rules.values().cloned().collect();
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        all.push(self.metrics.unrouted());
+        all
+    }
+
+    fn process(&self) -> Vec<MetricFamily> {
+        let shared = self.metrics.shared();
+        let legs = [Peer::Client, Peer::Endpoint];
+        let missed = legs.map(|leg| counter(&[("leg", leg.word())], shared.heartbeats_missed[leg as usize].load(Relaxed)));
+        let rtt = legs.map(|leg| histogram(&[("leg", leg.word())], &shared.heartbeat_rtt[leg as usize]));
+        let codes = lock(&shared.close_codes);
+        let codes = codes
+            .iter()
+            .map(|((initiator, code), count)| counter(&[("initiator", initiator.word()), ("code", &code.label())], *count));
+        let per_worker = |values: Vec<f64>, make: fn(&[(&str, &str)], f64) -> Metric| -> Vec<Metric> {
+            values
+                .into_iter()
+                .enumerate()
+                .map(|(index, value)| make(&[("worker", &index.to_string())], value))
+                .collect()
+        };
+        let connections = self
+            .metrics
+            .worker_connections
+            .iter()
+            .map(|Padded(count)| count.load(Relaxed) as f64)
+            .collect();
+        let busy = self
+            .metrics
+            .runtimes()
+            .iter()
+            .map(|runtime| runtime.worker_total_busy_duration(0).as_secs_f64())
+            .collect();
+        let stalled: u64 = self
+            .metrics
+            .worker_stalled
+            .iter()
+            .map(|Padded(count)| count.load(Relaxed))
+            .sum();
+        let remaining: u64 = self
+            .metrics
+            .worker_draining
+            .iter()
+            .map(|Padded(count)| count.load(Relaxed))
+            .sum();
+        vec![
+            family(
+                "holdfast_close_codes_total",
+                "Close frames that clients and endpoints sent, by code; none: ended without one.",
+                MetricType::COUNTER,
+                codes.collect(),
+            ),
+            family(
+                "holdfast_heartbeats_missed_total",
+                "Intervals of silence after a ping of ours.",
+                MetricType::COUNTER,
+                missed.into(),
+            ),
+            family(
+                "holdfast_heartbeat_rtt_seconds",
+                "Time from a ping of ours to its pong.",
+                MetricType::HISTOGRAM,
+                rtt.into(),
+            ),
+            family(
+                "holdfast_stalled_connections",
+                "Tunnels of which a side accepts none of the bytes queued for it.",
+                MetricType::GAUGE,
+                vec![gauge(&[], stalled as f64)],
+            ),
+            family(
+                "holdfast_drain_remaining",
+                "Tunnels that the drain under way has still to end.",
+                MetricType::GAUGE,
+                vec![gauge(&[], remaining as f64)],
+            ),
+            family(
+                "holdfast_worker_connections_active",
+                "Connections of each worker: in a request or in a tunnel.",
+                MetricType::GAUGE,
+                per_worker(connections, gauge),
+            ),
+            family(
+                "holdfast_worker_busy_seconds_total",
+                "Time that each worker was not waiting for sockets.",
+                MetricType::COUNTER,
+                per_worker(busy, counter_of),
+            ),
+            family(
+                "holdfast_records_dropped_total",
+                "Access lines that were lost because nobody read them in time.",
+                MetricType::COUNTER,
+                vec![counter(&[], self.recorder.dropped())],
+            ),
+            family(
+                "holdfast_untrusted_forwarders_total",
+                "Requests with X-Forwarded-For or a PROXY header from private addresses that are no trusted proxies.",
+                MetricType::COUNTER,
+                vec![counter(&[], shared.untrusted_forwarders.load(Relaxed))],
+            ),
+            family(
+                "holdfast_accept_errors_total",
+                "Connections that could not be accepted.",
+                MetricType::COUNTER,
+                vec![counter(&[], shared.accept_errors.load(Relaxed))],
+            ),
+        ]
+    }
+
+    fn endpoints(&self) -> Vec<MetricFamily> {
+        let snapshot = self.published.load();
+        let mut open = HashMap::new();
+        for rule in snapshot.table.rules() {
+            for cell in rule.backends.iter().filter_map(|backend| backend.endpoints.as_ref()) {
+                for (endpoint, _) in cell.load().members() {
+                    open.entry(endpoint.key().clone())
+                        .or_insert_with(|| (endpoint.name().to_owned(), endpoint.open()));
+                }
+            }
+        }
+        let labels = |key: &EndpointKey, name: &str| {
+            labels(&[
+                ("endpoint_namespace", &key.service.namespace),
+                ("endpoint_service", &key.service.name),
+                ("endpoint_pod", name),
+            ])
+        };
+        let active = open
+            .iter()
+            .map(|(key, (name, open))| with_gauge(labels(key, name), f64::from(*open)))
+            .collect();
+        let mut dials = lock(&self.metrics.dials);
+        dials.retain(|key, _| open.contains_key(key));
+        let mut results = Vec::new();
+        for (key, counts) in dials.iter() {
+            let name = open.get(key).map_or("", |(name, _)| name.as_str());
+            for dial in Dial::ALL.into_iter().filter(|dial| counts.0[*dial as usize] > 0) {
+                let mut labels = labels(key, name);
+                labels.extend(self::labels(&[("result", dial.word())]));
+                results.push(with_counter(labels, counts.0[dial as usize] as f64));
+            }
+        }
+        vec![
+            family(
+                "holdfast_endpoint_connections_active",
+                "Handshakes under way and tunnels, by endpoint, of this process.",
+                MetricType::GAUGE,
+                active,
+            ),
+            family(
+                "holdfast_endpoint_dials_total",
+                "Dials, by endpoint and how they went.",
+                MetricType::COUNTER,
+                results,
+            ),
+        ]
+    }
+}
+
+fn per_rule(rules: &[Arc<RuleMetrics>]) -> Vec<MetricFamily> {
+    let (mut active, mut handshakes, mut handshake, mut ends, mut connection) = (vec![], vec![], vec![], vec![], vec![]);
+    let (mut bytes, mut messages, mut fallback) = (vec![], vec![], vec![]);
+    for rule in rules {
+        let base = rule.labels();
+        let with = |extra: &[(&str, &str)]| {
+            let mut all = base.clone();
+            all.extend(labels(extra));
+            all
+        };
+        for ((code, reason), count) in lock(&rule.handshakes).iter() {
+            handshakes.push(with_counter(
+                with(&[("code", &code.to_string()), ("reason", reason)]),
+                *count as f64,
+            ));
+        }
+        for (code, count) in lock(&rule.fallback).iter() {
+            fallback.push(with_counter(with(&[("code", &code.to_string())]), *count as f64));
+        }
+        if rule.id.is_none() {
+            continue; // without a rule there is no tunnel
+        }
+        active.push(with_gauge(base.clone(), rule.active.load(Relaxed) as f64));
+        handshake.push(with_histogram(base.clone(), &rule.handshake_duration));
+        connection.push(with_histogram(base.clone(), &rule.connection_duration));
+        for initiator in Initiator::ALL {
+            for cause in Cause::ALL {
+                let count = rule.ends[initiator as usize][cause as usize].load(Relaxed);
+                if count > 0 {
+                    ends.push(with_counter(
+                        with(&[("initiator", initiator.word()), ("cause", cause.word())]),
+                        count as f64,
+                    ));
+                }
+            }
+        }
+        for (from, direction) in [(Peer::Client, "to_endpoint"), (Peer::Endpoint, "to_client")] {
+            let sum = |counter: fn(&super::Relayed, usize) -> u64| {
+                rule.relayed
+                    .iter()
+                    .map(|Padded(relayed)| counter(relayed, from as usize))
+                    .sum::<u64>()
+            };
+            bytes.push(with_counter(
+                with(&[("direction", direction)]),
+                sum(|relayed, from| relayed.bytes[from].load(Relaxed)) as f64,
+            ));
+            messages.push(with_counter(
+                with(&[("direction", direction)]),
+                sum(|relayed, from| relayed.messages[from].load(Relaxed)) as f64,
+            ));
+        }
+    }
+    vec![
+        family("holdfast_connections_active", "Open tunnels.", MetricType::GAUGE, active),
+        family(
+            "holdfast_handshakes_total",
+            "Answers to WebSocket handshakes, by status and reason; endpoint: the answer was the endpoint's.",
+            MetricType::COUNTER,
+            handshakes,
+        ),
+        family(
+            "holdfast_handshake_duration_seconds",
+            "From a handshake's request to its 101.",
+            MetricType::HISTOGRAM,
+            handshake,
+        ),
+        family(
+            "holdfast_ends_total",
+            "Ended tunnels, by who moved first and why.",
+            MetricType::COUNTER,
+            ends,
+        ),
+        family(
+            "holdfast_connection_duration_seconds",
+            "Age of tunnels at their end.",
+            MetricType::HISTOGRAM,
+            connection,
+        ),
+        family(
+            "holdfast_relayed_bytes_total",
+            "Bytes read from a side, frames' headers included.",
+            MetricType::COUNTER,
+            bytes,
+        ),
+        family(
+            "holdfast_relayed_messages_total",
+            "Messages whose last byte was read from a side.",
+            MetricType::COUNTER,
+            messages,
+        ),
+        family(
+            "holdfast_fallback_requests_total",
+            "Answers to requests that are no WebSocket handshakes, by status.",
+            MetricType::COUNTER,
+            fallback,
+        ),
+    ]
+}
+
+impl RuleMetrics {
+    fn labels(&self) -> Vec<LabelPair> {
+        let (namespace, route, rule) = self
+            .id
+            .as_ref()
+            .map_or(("", "", ""), |id| (&*id.route.namespace, &*id.route.name, &*id.rule));
+        labels(&[("route_namespace", namespace), ("route", route), ("rule", rule)])
+    }
+}
+
+impl CloseCode {
+    fn label(self) -> String {
+        match self {
+            Self::None => "none".to_owned(),
+            Self::Standard(code) => code.to_string(),
+            Self::Registered => "3xxx".to_owned(),
+            Self::Private => "4xxx".to_owned(),
+            Self::Invalid => "invalid".to_owned(),
+        }
+    }
+}
+
+fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    family
+}
+
+fn labels(pairs: &[(&str, &str)]) -> Vec<LabelPair> {
+    pairs
+        .iter()
+        .map(|(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        })
+        .collect()
+}
+
+fn counter(pairs: &[(&str, &str)], value: u64) -> Metric {
+    with_counter(labels(pairs), value as f64)
+}
+
+fn counter_of(pairs: &[(&str, &str)], value: f64) -> Metric {
+    with_counter(labels(pairs), value)
+}
+
+fn gauge(pairs: &[(&str, &str)], value: f64) -> Metric {
+    with_gauge(labels(pairs), value)
+}
+
+fn histogram(pairs: &[(&str, &str)], value: &Histogram) -> Metric {
+    with_histogram(labels(pairs), value)
+}
+
+fn with_counter(labels: Vec<LabelPair>, value: f64) -> Metric {
+    let mut counter = Counter::default();
+    counter.set_value(value);
+    let mut metric = Metric::from_label(labels);
+    metric.set_counter(counter);
+    metric
+}
+
+fn with_gauge(labels: Vec<LabelPair>, value: f64) -> Metric {
+    let mut gauge = Gauge::default();
+    gauge.set_value(value);
+    let mut metric = Metric::from_label(labels);
+    metric.set_gauge(gauge);
+    metric
+}
+
+fn with_histogram(labels: Vec<LabelPair>, histogram: &Histogram) -> Metric {
+    let mut sum = 0;
+    let buckets = histogram
+        .bounds
+        .iter()
+        .zip(&histogram.counts)
+        .map(|(bound, count)| {
+            sum += count.load(Relaxed);
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound);
+            bucket.set_cumulative_count(sum);
+            bucket
+        })
+        .collect();
+    let over = histogram.counts.last().map_or(0, |count| count.load(Relaxed));
+    let mut value = HistogramValue::default();
+    value.set_bucket(buckets);
+    value.set_sample_count(sum + over);
+    value.set_sample_sum(histogram.micros.load(Relaxed) as f64 / 1e6);
+    let mut metric = Metric::from_label(labels);
+    metric.set_histogram(value);
+    metric
+}

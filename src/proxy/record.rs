@@ -1,0 +1,265 @@
+//! One record for each request and each tunnel: an access line and all counters, at its finish or at its drop, so that no
+//! path forgets.
+//!
+//! Lines go through a bounded queue to a writer of their own. Nobody reading them costs lines, which are counted, and never
+//! makes a worker wait. Query values are not written: tokens live there.
+
+mod line;
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
+
+use tokio::time::Instant;
+
+use super::{
+    admission::Admitted,
+    end::Initiator,
+    error::Reason,
+    metrics::RuleMetrics,
+    slot::{Opened, Slot},
+    tunnel::End,
+    worker::Worker,
+};
+use crate::{
+    routing::{Rule, endpoint::Held},
+    telemetry::{Lines, LogFormat},
+};
+use line::{Event, Line};
+
+/// Writes access lines.
+#[derive(Debug)]
+pub struct Recorder {
+    lines: Option<Lines>,
+    format: LogFormat,
+    /// Our own pod, where there is one.
+    pod: Option<Box<str>>,
+}
+
+impl Recorder {
+    /// `lines`: where access lines go; `None`: only counters are kept.
+    pub fn new(lines: Option<Lines>, format: LogFormat, pod: Option<Box<str>>) -> Self {
+        Self { lines, format, pod }
+    }
+
+    /// Access lines that nobody read in time.
+    pub fn dropped(&self) -> u64 {
+        self.lines.as_ref().map_or(0, Lines::dropped)
+    }
+
+    /// Records the end of a tunnel. Called once for each, by its drop.
+    pub fn ended(&self, worker: &Worker, slot: &Slot, end: &End) {
+        let age = slot.opened.elapsed();
+        slot.metrics.ended(end.initiator, end.cause, age);
+        let shared = worker.shared.metrics.shared();
+        shared.close_code(Initiator::Client, end.client_said);
+        shared.close_code(Initiator::Endpoint, end.endpoint_said);
+        self.write(Event::Ended, |line| {
+            line.id(slot.id);
+            line.rule(&slot.rule.id);
+            line.client(slot.client_address);
+            line.endpoint(slot.endpoint_held.name(), slot.endpoint_address);
+            line.target(&slot.target);
+            line.number("holdfast.duration_seconds", "age", format_args!("{:.3}", age.as_secs_f64()));
+            line.word("holdfast.end.initiator", "by", end.initiator.word());
+            line.word("holdfast.end.cause", "cause", end.cause.word());
+            line.code("holdfast.close.client.code", "client_saw", end.told_client);
+            line.code("holdfast.close.client.received", "client_said", end.client_said);
+            line.code("holdfast.close.endpoint.code", "endpoint_saw", end.told_endpoint);
+            line.code("holdfast.close.endpoint.received", "endpoint_said", end.endpoint_said);
+            if end.mid_frame {
+                line.flag("holdfast.end.mid_frame", "mid_frame");
+            }
+            line.number("holdfast.bytes.to_endpoint", "in", slot.client.bytes.get());
+            line.number("holdfast.bytes.to_client", "out", slot.endpoint.bytes.get());
+            line.number("holdfast.messages.to_endpoint", "messages_in", slot.client.messages.get());
+            line.number("holdfast.messages.to_client", "messages_out", slot.endpoint.messages.get());
+            if let Some(rtt) = slot.client.round_trip.get() {
+                line.number(
+                    "holdfast.heartbeat.rtt_seconds",
+                    "rtt",
+                    format_args!("{:.3}", f64::from(rtt) / 1000.0),
+                );
+            }
+            if end.initiator == Initiator::Holdfast {
+                line.word("error.type", "", end.cause.word());
+            }
+        });
+    }
+
+    fn write(&self, event: Event, fill: impl FnOnce(&mut Line)) {
+        let Some(lines) = &self.lines else { return };
+        let mut line = Line::new(self.format, event, self.pod.as_deref());
+        fill(&mut line);
+        lines.send(line.finish());
+    }
+}
+
+/// The record of one request, from its head to its answer.
+#[derive(Debug)]
+pub struct Attempt {
+    worker: Rc<Worker>,
+    pub id: u64,
+    started: Instant,
+    /// Who is at the other end of the socket: the client or a load balancer.
+    pub peer: SocketAddr,
+    /// The client, as far as it can be known.
+    pub client: SocketAddr,
+    pub host: Box<str>,
+    /// Without the query.
+    pub path: Box<str>,
+    pub scheme: &'static str,
+    pub request_id: Option<Box<str>>,
+    pub user_agent: Option<Box<str>>,
+    pub is_handshake: bool,
+    rule: Option<(Arc<Rule>, Arc<RuleMetrics>)>,
+    answered: bool,
+}
+
+impl Attempt {
+    /// A record for a request whose head may not even have come.
+    pub fn new(worker: &Rc<Worker>, peer: SocketAddr, client: SocketAddr) -> Self {
+        Self {
+            worker: Rc::clone(worker),
+            id: worker.next_id(),
+            started: Instant::now(),
+            peer,
+            client,
+            host: Box::default(),
+            path: Box::default(),
+            scheme: "http",
+            request_id: None,
+            user_agent: None,
+            is_handshake: true,
+            rule: None,
+            answered: false,
+        }
+    }
+
+    /// Notes which rule serves the request.
+    pub fn matched(&mut self, rule: &Arc<Rule>) {
+        self.rule = Some((Arc::clone(rule), self.worker.shared.metrics.rule(&rule.id)));
+    }
+
+    /// When the request's head was complete.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The answer is ours.
+    pub fn refused(mut self, reason: Reason) {
+        self.refuse(reason);
+    }
+
+    /// The answer is the endpoint's, and no 101.
+    pub fn passed(mut self, status: u16, endpoint: &Held, address: SocketAddr) {
+        self.answered = true;
+        if self.is_handshake {
+            self.metrics().handshake(status, "endpoint");
+        } else {
+            self.metrics().fallback(status);
+        }
+        let event = if self.is_handshake { Event::Refused } else { Event::Answered };
+        self.worker.shared.recorder.write(event, |line| {
+            self.describe(line);
+            line.endpoint(endpoint.name(), address);
+            line.number("http.response.status_code", "status", status);
+            if self.is_handshake {
+                line.word("error.type", "reason", "endpoint");
+            }
+        });
+    }
+
+    /// The client has its 101; what is known goes into the tunnel's slot. `None` is a defect: no rule was matched.
+    pub fn opened(
+        mut self,
+        endpoint: Held,
+        address: SocketAddr,
+        subprotocol: Option<&str>,
+        admitted: Admitted,
+    ) -> Option<Opened> {
+        self.answered = true;
+        let elapsed = self.started.elapsed();
+        let (rule, metrics) = self.rule.clone()?;
+        metrics.opened(elapsed);
+        self.worker.shared.recorder.write(Event::Opened, |line| {
+            self.describe(line);
+            line.endpoint(endpoint.name(), address);
+            line.number("http.response.status_code", "status", 101);
+            if let Some(subprotocol) = subprotocol {
+                line.text("holdfast.subprotocol", "subprotocol", subprotocol);
+            }
+            line.number(
+                "holdfast.handshake.duration_seconds",
+                "handshake",
+                format_args!("{:.4}", elapsed.as_secs_f64()),
+            );
+        });
+        Some(Opened {
+            id: self.id,
+            rule,
+            metrics,
+            endpoint_held: endpoint,
+            client_address: self.client,
+            endpoint_address: address,
+            admitted,
+            target: format!("{}{}", shortened(&self.host), shortened(&self.path)).into_boxed_str(),
+        })
+    }
+
+    fn metrics(&self) -> Arc<RuleMetrics> {
+        match &self.rule {
+            Some((_, metrics)) => Arc::clone(metrics),
+            None => self.worker.shared.metrics.unrouted(),
+        }
+    }
+
+    fn refuse(&mut self, reason: Reason) {
+        self.answered = true;
+        let answer = reason.answer();
+        if self.is_handshake {
+            self.metrics().handshake(answer.status.as_u16(), answer.word);
+        } else {
+            self.metrics().fallback(answer.status.as_u16());
+        }
+        self.worker.shared.recorder.write(Event::Refused, |line| {
+            self.describe(line);
+            line.number("http.response.status_code", "status", answer.status.as_u16());
+            line.word("error.type", "reason", answer.word);
+        });
+    }
+
+    fn describe(&self, line: &mut Line) {
+        line.id(self.id);
+        if let Some((rule, _)) = &self.rule {
+            line.rule(&rule.id);
+        }
+        line.client(self.client);
+        if self.peer.ip() != self.client.ip() {
+            line.word("network.peer.address", "peer", &self.peer.ip().to_string());
+        }
+        line.text("server.address", "host", shortened(&self.host));
+        line.word("url.scheme", "", self.scheme);
+        line.text("url.path", "path", shortened(&self.path));
+        if let Some(request_id) = &self.request_id {
+            line.text("http.request.id", "request", shortened(request_id));
+        }
+        if let Some(user_agent) = &self.user_agent {
+            line.text("user_agent.original", "agent", shortened(user_agent));
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.refuse(Reason::ClientGone);
+        }
+    }
+}
+
+/// Text from outside, as much of it as a line may hold.
+fn shortened(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_TEXT)]
+}
+
+/// Bytes of one text from outside in a record.
+const MAX_TEXT: usize = 256;

@@ -1,0 +1,101 @@
+//! The sweep: one task per worker that looks at each tunnel once a second, in slices, and paces a drain.
+//!
+//! It is the only clock that tunnels have. Its end is fatal for the worker.
+
+use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{
+    clock::{PER_SECOND, TICK, Tick, ticks},
+    end::Cause,
+    metrics::Padded,
+    slot::Slot,
+    worker::Worker,
+};
+use crate::drain::Phase;
+
+/// Runs until the worker's runtime ends.
+pub async fn run(worker: Rc<Worker>) {
+    let mut ticker = interval(TICK);
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut drain = None;
+    let mut last = worker.clock.now();
+    loop {
+        tokio::select! {
+            _ = ticker.tick() => {}
+            () = worker.pressure.notified() => worker.relieve(),
+        }
+        let now = worker.clock.advance();
+        worker.shared.beats.beat(worker.index);
+        // However late the loop is, every tunnel is looked at once a second.
+        let missed = now.since(last).min(PER_SECOND);
+        for slice in (0..missed).map(|back| (now.0 - back) % PER_SECOND) {
+            look(&worker, now, slice);
+        }
+        last = now;
+        if missed > 0 && now.0 % PER_SECOND == 0 {
+            worker.pool.expire();
+        }
+        if let Phase::Closing { window, .. } = worker.shared.drain.phase() {
+            // A second signal may shorten the window.
+            let pace = drain.get_or_insert_with(|| Pace::start(&worker, now));
+            let left = pace.keep(now, ticks(window));
+            worker.drain_until.set(Some(pace.started.plus(window)));
+            if let Some(Padded(gauge)) = worker.shared.metrics.worker_draining.get(worker.index) {
+                gauge.store(left as u64, Relaxed);
+            }
+        }
+    }
+}
+
+/// Judges the tunnels of one slice.
+fn look(worker: &Worker, now: Tick, slice: u32) {
+    let mut stalled = 0;
+    worker.each(|slot| {
+        stalled += u64::from(slot.stalled().is_some());
+        if slot.index.get() % PER_SECOND == slice {
+            slot.judge(now);
+        }
+    });
+    if let Some(Padded(gauge)) = worker.shared.metrics.worker_stalled.get(worker.index) {
+        gauge.store(stalled, Relaxed);
+    }
+}
+
+/// The pace of this worker's part of a drain: its tunnels, those without messages first, evenly over the window.
+#[derive(Debug)]
+struct Pace {
+    waiting: std::vec::IntoIter<Rc<Slot>>,
+    total: usize,
+    started: Tick,
+}
+
+impl Pace {
+    fn start(worker: &Worker, now: Tick) -> Self {
+        let mut slots = Vec::with_capacity(worker.tunnels());
+        worker.each(|slot| slots.push(Rc::clone(slot)));
+        slots.sort_by_key(|slot| (slot.last_message.get(), slot.id));
+        Self {
+            total: slots.len(),
+            waiting: slots.into_iter(),
+            started: now,
+        }
+    }
+
+    /// Ends as many tunnels as should have ended by now; returns how many are left.
+    fn keep(&mut self, now: Tick, window: u32) -> usize {
+        let due = match window {
+            0 => self.total,
+            window => {
+                let elapsed = u64::from(now.since(self.started).min(window));
+                (self.total as u64 * elapsed).div_ceil(u64::from(window)) as usize
+            }
+        };
+        let ended = self.total - self.waiting.len();
+        for slot in self.waiting.by_ref().take(due.saturating_sub(ended)) {
+            slot.end(Cause::Drain);
+        }
+        self.waiting.len()
+    }
+}

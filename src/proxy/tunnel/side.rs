@@ -1,0 +1,235 @@
+//! One leg of a tunnel: its socket, what it is sending, and what is queued for it.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use crate::proxy::frame::Follower;
+
+/// One leg.
+#[derive(Debug)]
+pub(super) struct Side {
+    pub socket: TcpStream,
+    /// Follows what this side sends.
+    pub follower: Follower,
+    /// The beginning of a frame that this side has not sent the rest of.
+    carried: Option<Box<[u8]>>,
+    /// What this side does not accept yet.
+    stash: Option<Box<Stash>>,
+    pub wants: Want,
+    pub out: Out,
+    /// Whether nothing more comes from this side.
+    pub ended: bool,
+    /// Whether TCP gave up on this side, because its packets stopped.
+    pub vanished: bool,
+    shut_down: bool,
+    /// The code of the Close frame that this side sent.
+    pub said: Option<u16>,
+    /// The code of the Close frame that this side was sent.
+    pub told: Option<u16>,
+}
+
+/// Whether a side may be sent anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Out {
+    Open,
+    /// A Close has gone out, and after it nothing (RFC 6455, section 5.5.1).
+    Closed,
+    /// It is gone.
+    Dead,
+}
+
+/// Frames of our own that are to go to a side at the next boundary.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Want {
+    pub ping: bool,
+    pub close: Option<u16>,
+}
+
+impl Want {
+    pub const NOTHING: Self = Self {
+        ping: false,
+        close: None,
+    };
+}
+
+/// Exactly what a socket refused.
+#[derive(Debug)]
+struct Stash {
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+impl Side {
+    pub fn new(socket: TcpStream) -> Self {
+        Self {
+            socket,
+            follower: Follower::default(),
+            carried: None,
+            stash: None,
+            wants: Want::NOTHING,
+            out: Out::Open,
+            ended: false,
+            vanished: false,
+            shut_down: false,
+            said: None,
+            told: None,
+        }
+    }
+
+    /// Wants a Close with `code`, if the side can still be told.
+    pub fn want_close(&mut self, code: Option<u16>) {
+        if self.out == Out::Open && code.is_some() {
+            self.wants = Want {
+                ping: false,
+                close: code,
+            };
+        }
+    }
+
+    /// Reads once into `into`. 0: nothing is there now, or nothing comes any more and `ended` says so.
+    pub fn read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> usize {
+        let mut buffer = ReadBuf::new(into);
+        match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
+            Poll::Pending => 0,
+            Poll::Ready(Ok(())) => {
+                self.ended = buffer.filled().is_empty();
+                buffer.filled().len()
+            }
+            Poll::Ready(Err(error)) => {
+                self.broke(&error);
+                self.ended = true;
+                0
+            }
+        }
+    }
+
+    /// Moves what is carried to the end of `headroom`; returns its length.
+    pub fn take_carried(&mut self, headroom: &mut [u8]) -> usize {
+        let Some(carried) = self.carried.take() else { return 0 };
+        let start = headroom.len() - carried.len();
+        headroom[start..].copy_from_slice(&carried);
+        carried.len()
+    }
+
+    /// Keeps the beginning of a frame until its rest is there.
+    pub fn carry(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.carried = Some(bytes.into());
+        }
+    }
+
+    /// Sends bytes; returns how many of them had to be queued.
+    pub fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> usize {
+        if self.out != Out::Open {
+            return 0;
+        }
+        if let Some(stash) = &mut self.stash {
+            stash.bytes.extend_from_slice(bytes);
+            return bytes.len();
+        }
+        let written = match Pin::new(&mut self.socket).poll_write(cx, bytes) {
+            Poll::Pending => 0,
+            Poll::Ready(Ok(written)) => written,
+            Poll::Ready(Err(error)) => {
+                self.broke(&error);
+                return 0;
+            }
+        };
+        let rest = &bytes[written..];
+        if !rest.is_empty() {
+            self.stash = Some(Box::new(Stash {
+                bytes: rest.to_vec(),
+                written: 0,
+            }));
+        }
+        rest.len()
+    }
+
+    /// Offers the queued bytes; returns how many were accepted or are pointless now.
+    pub fn flush(&mut self, cx: &mut Context<'_>) -> usize {
+        if self.out == Out::Dead {
+            return self.abandon();
+        }
+        let before = self.queued();
+        if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
+            self.broke(&error);
+            return self.abandon();
+        }
+        before - self.queued()
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(stash) = &mut self.stash {
+            let written = ready!(Pin::new(&mut self.socket).poll_write(cx, &stash.bytes[stash.written..]))?;
+            stash.written += written;
+            if stash.written == stash.bytes.len() {
+                self.stash = None;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    pub fn is_queued(&self) -> bool {
+        self.stash.is_some()
+    }
+
+    /// Bytes queued for this side.
+    pub fn queued(&self) -> usize {
+        self.stash.as_ref().map_or(0, |stash| stash.bytes.len() - stash.written)
+    }
+
+    /// Ends our direction of TCP once everything queued is out.
+    pub fn shut_down(&mut self, cx: &mut Context<'_>) {
+        if self.shut_down || self.is_queued() || self.out == Out::Dead {
+            return;
+        }
+        self.shut_down = true;
+        if self.out == Out::Open {
+            self.out = Out::Closed;
+        }
+        // A socket whose peer is gone cannot be shut down, and need not be.
+        let _ = Pin::new(&mut self.socket).poll_shutdown(cx);
+    }
+
+    /// Notes that the last frame sent was a Close with `code`.
+    pub fn closed_with(&mut self, code: Option<u16>) {
+        self.told = code;
+        self.out = Out::Closed;
+        self.wants = Want::NOTHING;
+    }
+
+    /// Sends nothing any more, and gives up what is queued; returns how many bytes that were.
+    pub fn stop(&mut self) -> usize {
+        if self.out == Out::Open {
+            self.out = Out::Closed;
+        }
+        let freed = self.queued();
+        if self.stash.take().is_some() {
+            self.told = None; // a Close would be the last of what was queued
+        }
+        freed
+    }
+
+    /// The same for a side that is gone.
+    pub fn abandon(&mut self) -> usize {
+        let freed = self.stop();
+        self.out = Out::Dead;
+        freed
+    }
+
+    fn broke(&mut self, error: &io::Error) {
+        self.vanished |= matches!(
+            error.kind(),
+            io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
+        );
+        self.out = Out::Dead;
+    }
+}

@@ -1,0 +1,178 @@
+//! From a request to a tunnel: the handshake of RFC 6455 with the client and, replayed, with an endpoint.
+
+mod check;
+mod relay_answer;
+
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use http::{HeaderMap, StatusCode, header, request};
+use tokio::{
+    io::{AsyncWriteExt, Interest},
+    net::TcpStream,
+    time::timeout_at,
+};
+
+use super::{
+    Admitted, answer,
+    error::Reason,
+    headers::{self, Forwarded},
+    record::Attempt,
+    select::{self, Chosen},
+    socket,
+    tunnel::{Early, Tunnel},
+    upstream::{self, Answer, Dialled},
+    worker::Worker,
+};
+pub use check::{Handshake, Kind, classify};
+
+/// A connection that asks for an upgrade, and what is known of it.
+#[derive(Debug)]
+pub struct Client {
+    pub socket: TcpStream,
+    /// What came behind the request.
+    pub early: BytesMut,
+    pub admitted: Admitted,
+}
+
+/// Serves one handshake to its end: a tunnel in a task of its own, the endpoint's own answer, or a refusal.
+pub async fn serve(worker: &Rc<Worker>, client: Client, parts: request::Parts, forwarded: Forwarded, mut attempt: Attempt) {
+    let chosen =
+        match refusal(worker, &client, &parts).map_or_else(|| select::choose(worker, &parts, &forwarded, &mut attempt), Err) {
+            Ok(chosen) => chosen,
+            Err(reason) => {
+                attempt.refused(reason);
+                return answer::refuse(client.socket, reason).await;
+            }
+        };
+    let deadline = attempt.started() + chosen.rule.timeouts.handshake;
+    let exchanged = {
+        let exchange = timeout_at(deadline, open(worker, &chosen, parts, &forwarded));
+        tokio::select! {
+            exchanged = exchange => exchanged.unwrap_or(Err(Reason::HandshakeTimeout)),
+            () = gone(&client.socket) => return, // the record says so when it is dropped
+        }
+    };
+    match exchanged {
+        Ok((dialled, answer, handshake)) if answer.status == StatusCode::SWITCHING_PROTOCOLS => {
+            begin(worker, client, chosen, dialled, answer, &handshake, attempt).await;
+        }
+        Ok((dialled, mut answer, _)) => {
+            chosen.set_cookie(&dialled.endpoint, &mut answer.headers);
+            attempt.passed(answer.status.as_u16(), &dialled.endpoint, dialled.address);
+            relay_answer::pass(client.socket, dialled.socket, answer).await;
+        }
+        Err(reason) => {
+            attempt.refused(reason);
+            answer::refuse(client.socket, reason).await;
+        }
+    }
+}
+
+/// Why a handshake is refused before anybody is asked.
+fn refusal(worker: &Worker, client: &Client, parts: &request::Parts) -> Option<Reason> {
+    if worker.shared.drain.is_closing() {
+        return Some(Reason::Draining);
+    }
+    if client.admitted.is_over() {
+        return Some(Reason::Overload);
+    }
+    Handshake::parse(parts).err()
+}
+
+/// Dials a candidate, replays the handshake, and checks the answer if it is a 101.
+async fn open(
+    worker: &Worker,
+    chosen: &Chosen,
+    mut parts: request::Parts,
+    forwarded: &Forwarded,
+) -> Result<(Dialled, Answer, Handshake), Reason> {
+    let handshake = Handshake::parse(&parts)?;
+    let mut dialled = upstream::dial(&worker.shared, &chosen.candidates, chosen.rule.timeouts.connect).await?;
+    let request = write_request(&chosen.target, &mut parts, forwarded);
+    let answer = upstream::exchange(&mut dialled.socket, &request).await?;
+    if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+        handshake.check_answer(&answer.headers)?;
+    }
+    Ok((dialled, answer, handshake))
+}
+
+/// The request as the endpoint gets it.
+fn write_request(target: &str, parts: &mut request::Parts, forwarded: &Forwarded) -> Vec<u8> {
+    headers::remove_hop_by_hop(&mut parts.headers);
+    headers::set_forwarded(parts, forwarded);
+    let mut out = Vec::with_capacity(1024);
+    out.extend_from_slice(b"GET ");
+    out.extend_from_slice(target.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    if let Some(host) = parts.headers.remove(header::HOST) {
+        headers::write_field(&mut out, &header::HOST, host.as_bytes());
+    }
+    out.extend_from_slice(b"Upgrade: websocket\r\nConnection: Upgrade\r\n");
+    headers::write(&mut out, &parts.headers);
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+/// Answers the client and starts the tunnel. Nothing of the handshake outlives this.
+async fn begin(
+    worker: &Rc<Worker>,
+    mut client: Client,
+    chosen: Chosen,
+    dialled: Dialled,
+    mut answer: Answer,
+    handshake: &Handshake,
+    attempt: Attempt,
+) {
+    chosen.set_cookie(&dialled.endpoint, &mut answer.headers);
+    let head = write_switching(&mut answer.headers, handshake);
+    if client.socket.write_all(&head).await.is_err() {
+        return;
+    }
+    let subprotocol = answer
+        .headers
+        .get(header::SEC_WEBSOCKET_PROTOCOL)
+        .and_then(|value| value.to_str().ok());
+    let settings = &worker.shared.settings;
+    // A socket that refuses an option is gone already, which the tunnel will see.
+    let _ = socket::keep_alive(&client.socket, &settings.client_keepalive);
+    let Some(opened) = attempt.opened(dialled.endpoint, dialled.address, subprotocol, client.admitted) else {
+        return;
+    };
+    let early = Early {
+        client: client.early.to_vec(),
+        endpoint: answer.rest.to_vec(),
+    };
+    let slot = worker.enlist(opened);
+    tokio::task::spawn_local(Tunnel::new(client.socket, dialled.socket, early, slot, Rc::clone(worker)));
+}
+
+/// The head of the 101.
+fn write_switching(answer: &mut HeaderMap, handshake: &Handshake) -> Vec<u8> {
+    headers::remove_hop_by_hop(answer);
+    answer.remove(header::CONTENT_LENGTH);
+    let mut out = Vec::with_capacity(512);
+    answer::write_status(&mut out, 101, "Switching Protocols");
+    out.extend_from_slice(b"Upgrade: websocket\r\nConnection: Upgrade\r\n");
+    answer.insert(header::SEC_WEBSOCKET_ACCEPT, handshake.accept().clone());
+    headers::write(&mut out, answer);
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+/// Returns when the client ends its side. Early bytes stay where they are, and end the watch: they will be relayed.
+async fn gone(socket: &TcpStream) {
+    loop {
+        if socket.readable().await.is_err() {
+            return;
+        }
+        match socket.try_io(Interest::READABLE, || {
+            socket2::SockRef::from(socket).peek(&mut [std::mem::MaybeUninit::uninit()])
+        }) {
+            Ok(0) => return,
+            Ok(_) => return std::future::pending().await,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
+}

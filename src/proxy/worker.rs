@@ -1,0 +1,180 @@
+//! A worker: one thread, one runtime, and what all its connections share.
+//!
+//! Nothing here is locked; the worker's tasks run on its thread alone. What crosses threads is in [`Shared`].
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use tokio::sync::Notify;
+
+use super::{
+    Shared,
+    clock::{Clock, Tick},
+    end::Cause,
+    fallback::Pool,
+    frame::MAX_CONTROL_FRAME,
+    metrics::Padded,
+    slot::{Opened, Slot},
+};
+
+/// Bytes that one read may bring: also the most that can be queued for a side that accepts nothing.
+pub const READ: usize = 64 * 1024;
+
+/// Space in front of a read for the beginning of a frame that an earlier read brought.
+pub const HEADROOM: usize = MAX_CONTROL_FRAME;
+
+/// One worker's state.
+#[derive(Debug)]
+pub struct Worker {
+    /// From 0.
+    pub index: usize,
+    pub shared: Arc<Shared>,
+    pub clock: Clock,
+    /// Where every read of the worker goes.
+    pub scratch: RefCell<Box<[u8]>>,
+    /// Bytes queued for sides that do not accept them.
+    pub queued: Cell<usize>,
+    /// Rung when `queued` passes the worker's budget.
+    pub pressure: Notify,
+    /// During a drain: the end of its window.
+    pub drain_until: Cell<Option<Tick>>,
+    /// Kept connections to endpoints, for plain requests.
+    pub pool: Pool,
+    slots: RefCell<Vec<Rc<Slot>>>,
+    entropy: RefCell<Entropy>,
+    next_id: Cell<u64>,
+}
+
+impl Worker {
+    pub fn new(index: usize, shared: Arc<Shared>) -> Self {
+        Self {
+            index,
+            shared,
+            clock: Clock::start(),
+            scratch: RefCell::new(vec![0; HEADROOM + READ].into_boxed_slice()),
+            queued: Cell::new(0),
+            pressure: Notify::new(),
+            drain_until: Cell::new(None),
+            pool: Pool::default(),
+            slots: RefCell::default(),
+            entropy: RefCell::default(),
+            next_id: Cell::new(0),
+        }
+    }
+
+    /// The id of a new connection: unique in this process, and by the process's random part among replicas.
+    pub fn next_id(&self) -> u64 {
+        let count = self.next_id.get();
+        self.next_id.set(count + 1);
+        let workers = self.shared.workers as u64;
+        u64::from(self.shared.instance) << 40 | (count * workers + self.index as u64) & 0xFF_FFFF_FFFF
+    }
+
+    /// Puts a tunnel on the list that the sweep walks.
+    pub fn enlist(&self, opened: Opened) -> Rc<Slot> {
+        let slot = Rc::new(Slot::new(opened, self.clock.now()));
+        let mut slots = self.slots.borrow_mut();
+        slot.index.set(slots.len() as u32);
+        slots.push(Rc::clone(&slot));
+        slot
+    }
+
+    /// Takes a tunnel off the list.
+    pub fn delist(&self, slot: &Slot) {
+        let mut slots = self.slots.borrow_mut();
+        let index = slot.index.get() as usize;
+        if slots.get(index).is_some_and(|listed| listed.id == slot.id) {
+            slots.swap_remove(index);
+            if let Some(moved) = slots.get(index) {
+                moved.index.set(index as u32);
+            }
+        }
+        if slots.capacity() > 4 * slots.len().max(256) {
+            let len = slots.len();
+            slots.shrink_to(2 * len);
+        }
+    }
+
+    /// The tunnels that are open now.
+    pub fn tunnels(&self) -> usize {
+        self.slots.borrow().len()
+    }
+
+    /// Whether nothing is left to wait for: no tunnel, and no connection on which a request may be under way.
+    pub fn is_drained(&self) -> bool {
+        let count = self.shared.metrics.worker_connections.get(self.index);
+        self.tunnels() == 0 && count.is_none_or(|Padded(count)| count.load(Relaxed) == 0)
+    }
+
+    /// Calls `look` for every tunnel.
+    pub fn each(&self, mut look: impl FnMut(&Rc<Slot>)) {
+        for slot in self.slots.borrow().iter() {
+            look(slot);
+        }
+    }
+
+    /// Notes that `more` bytes are queued, and rings for help beyond the budget.
+    pub fn queue(&self, more: usize) {
+        self.queued.set(self.queued.get() + more);
+        if self.queued.get() > self.shared.settings.queue_budget {
+            self.pressure.notify_one();
+        }
+    }
+
+    /// Notes that `less` bytes are no longer queued.
+    pub fn unqueue(&self, less: usize) {
+        self.queued.set(self.queued.get().saturating_sub(less));
+    }
+
+    /// Ends the tunnels that have been stalled longest until what is queued is within the budget.
+    pub fn relieve(&self) {
+        let budget = self.shared.settings.queue_budget;
+        let mut excess = self.queued.get().saturating_sub(budget);
+        if excess == 0 {
+            return;
+        }
+        let mut stalled: Vec<_> = self
+            .slots
+            .borrow()
+            .iter()
+            .filter_map(|slot| Some((slot.stalled()?, Rc::clone(slot))))
+            .collect();
+        stalled.sort_by_key(|(since, slot)| (*since, slot.id));
+        for (_, slot) in stalled {
+            if excess == 0 {
+                break;
+            }
+            excess = excess.saturating_sub(READ);
+            slot.end(Cause::Memory);
+        }
+    }
+
+    /// Four bytes that no client or endpoint can foresee (RFC 6455, section 10.3).
+    pub fn mask(&self) -> [u8; 4] {
+        (self.entropy.borrow_mut().next() as u32).to_ne_bytes()
+    }
+
+    /// Eight of them.
+    pub fn token(&self) -> u64 {
+        self.entropy.borrow_mut().next()
+    }
+}
+
+/// Random numbers from the operating system, fetched in pieces.
+#[derive(Debug, Default)]
+struct Entropy(Vec<u64>);
+
+impl Entropy {
+    fn next(&mut self) -> u64 {
+        if let Some(number) = self.0.pop() {
+            return number;
+        }
+        self.0 = (0..64)
+            .map(|_| getrandom::u64().unwrap_or_else(|_| fastrand::u64(..))) // the call cannot fail on a running Linux
+            .collect();
+        self.0.pop().unwrap_or_default()
+    }
+}
