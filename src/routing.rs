@@ -6,7 +6,9 @@
 
 pub mod balancer;
 pub mod endpoint;
+pub mod matching;
 pub mod persistence;
+mod query;
 pub mod route;
 pub mod table;
 pub mod target;

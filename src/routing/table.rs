@@ -1,9 +1,28 @@
 //! The table: from host, path, headers, query and subprotocols to the one rule that serves a handshake.
+//!
+//! The control plane builds it from all accepted routes at once; the proxy calls [`Table::find`] for each request, and
+//! `holdfast why` calls [`Table::explain`]. A lookup costs a few hash lookups however many routes there are, plus a look at
+//! each rule that has the same path, and at each regular expression of the host.
+//!
+//! # Precedence
+//! The host goes first: its own entry, else the longest wildcard over it, else the entry for every host, and nothing of a
+//! wider one. Within it, of all matches that a handshake meets: an exact path, then a regular expression, then the longest
+//! prefix; then more headers; then more query parameters; then one with subprotocols; then the older object; then by
+//! namespace and name; then by order in the object.
 
-use std::sync::Arc;
+mod explain;
+mod host;
+mod shadow;
 
-use http::HeaderMap;
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
+pub use self::explain::{Considered, Explanation, HostEntry, Nearest, Verdict};
+use self::host::HostRules;
+pub use super::matching::{Handshake, Match, PathMatch, PatternError, ValueMatch, ValuePattern};
 use super::route::{ObjectName, Rule, RuleId};
 
 /// One accepted route, as [`Table::build`] takes it.
@@ -12,7 +31,8 @@ pub struct RouteSpec {
     pub name: ObjectName,
     /// Seconds since 1970 at which the object was created; older routes go first. 0 for folders: equally old.
     pub created: i64,
-    /// Lower case, without a trailing dot: `chat.example.com` or `*.example.com`. Empty: every host.
+    /// Lower case, without a trailing dot: `chat.example.com`, or `*.example.com` for every host with one or more labels
+    /// in front of `.example.com`. Empty: every host.
     pub hostnames: Vec<Box<str>>,
     pub rules: Vec<RuleSpec>,
 }
@@ -22,74 +42,6 @@ pub struct RuleSpec {
     /// Never empty; any of them.
     pub matches: Vec<Match>,
     pub rule: Arc<Rule>,
-}
-
-/// All parts must match.
-#[derive(Clone, Debug)]
-pub struct Match {
-    pub path: PathMatch,
-    pub headers: Vec<ValueMatch>,
-    pub query: Vec<ValueMatch>,
-    /// Any of them, by token; empty: whatever is offered.
-    pub subprotocols: Vec<Box<str>>,
-}
-
-#[derive(Clone, Debug)]
-pub enum PathMatch {
-    Exact(Box<str>),
-    /// By whole elements: `/chat` matches `/chat` and `/chat/1`, not `/chats`.
-    Prefix(Box<str>),
-    /// Of the whole path, anchored. Made by [`PathMatch::regex`].
-    Regex(regex::Regex),
-}
-
-/// A named header (lower case) or query parameter.
-#[derive(Clone, Debug)]
-pub struct ValueMatch {
-    pub name: Box<str>,
-    pub value: ValuePattern,
-}
-
-#[derive(Clone, Debug)]
-pub enum ValuePattern {
-    Exact(Box<str>),
-    /// Of the whole value, anchored. Made by [`ValuePattern::regex`].
-    Regex(regex::Regex),
-}
-
-impl PathMatch {
-    /// A regular expression of the whole path.
-    ///
-    /// # Errors
-    /// It does not compile, or its program is too large.
-    pub fn regex(pattern: &str) -> Result<Self, regex::Error> {
-        anchored(pattern).map(Self::Regex)
-    }
-}
-
-impl ValuePattern {
-    /// A regular expression of the whole value.
-    ///
-    /// # Errors
-    /// It does not compile, or its program is too large.
-    pub fn regex(pattern: &str) -> Result<Self, regex::Error> {
-        anchored(pattern).map(Self::Regex)
-    }
-}
-
-fn anchored(pattern: &str) -> Result<regex::Regex, regex::Error> {
-    regex::Regex::new(&format!("\\A(?:{pattern})\\z"))
-}
-
-/// What is looked at to find a rule.
-#[derive(Clone, Copy, Debug)]
-pub struct Handshake<'a> {
-    /// From [`super::target::host`]: lower case, no port, no trailing dot.
-    pub host: &'a str,
-    /// From [`super::target::path`]: normal form.
-    pub path: &'a str,
-    pub query: Option<&'a str>,
-    pub headers: &'a HeaderMap,
 }
 
 /// The rule that serves a handshake.
@@ -102,89 +54,161 @@ pub struct Found<'a> {
 
 /// All compiled rules by host, in order of precedence.
 #[derive(Debug, Default)]
-pub struct Table {}
+pub struct Table {
+    /// From the oldest route on, by namespace, name, and order in the object.
+    rules: Vec<Arc<Rule>>,
+    /// In the order of their rules.
+    entries: Vec<Entry>,
+    exact: HashMap<Box<str>, HostRules>,
+    /// By what stands behind the `*.`.
+    wildcards: HashMap<Box<str>, HostRules>,
+    every: Option<HostRules>,
+}
 
-/// A rule that can never serve anything, because on each of its hosts another one with the same conditions goes first.
+/// A rule that can never serve anything, because on each of its hosts another one with the same conditions, or fewer, goes
+/// first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shadowed {
     pub rule: RuleId,
+    /// One that goes first: another may do so on another host or for another match.
     pub by: RuleId,
 }
 
 impl Table {
-    /// Compiles the table. Which routes may claim which host has been decided before.
-    pub fn build(_routes: Vec<RouteSpec>) -> (Self, Vec<Shadowed>) {
-        (Self::default(), Vec::new())
+    /// Compiles the table, and says which rules nothing can reach. Which routes may claim which host has been decided before.
+    ///
+    /// Every rule that is reported is unreachable; one that several others cover only together is not reported.
+    pub fn build(mut routes: Vec<RouteSpec>) -> (Self, Vec<Shadowed>) {
+        routes.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
+        let mut table = Self::default();
+        for route in routes {
+            table.add(route);
+        }
+        let entries = &table.entries;
+        let hosts = table
+            .exact
+            .values_mut()
+            .chain(table.wildcards.values_mut())
+            .chain(&mut table.every);
+        hosts.for_each(|host| host.sort(entries));
+        let shadowed = shadow::shadowed(&table);
+        (table, shadowed)
     }
 
-    /// The rule for a handshake: host first (exact, then the longest wildcard, then "every host", with no fall-through to a
-    /// wider one), then the order of kubernetes.md.
-    pub fn find(&self, _handshake: &Handshake<'_>) -> Option<Found<'_>> {
-        None
+    /// The rule for a handshake.
+    pub fn find(&self, handshake: &Handshake<'_>) -> Option<Found<'_>> {
+        let (_, host) = self.host(handshake.host)?;
+        let entry = host.find(handshake, &self.entries)?;
+        Some(Found {
+            rule: self.rule(entry),
+            matched_path: entry.matched_path(),
+        })
     }
 
-    /// Each compiled rule once, in no particular order.
+    /// Each compiled rule once: from the oldest route on, by namespace and name, in the order of the object.
     pub fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
-        std::iter::empty()
+        self.rules.iter()
     }
 
-    /// Why [`Table::find`] says what it says.
-    pub fn explain(&self, _handshake: &Handshake<'_>) -> Explanation<'_> {
-        Explanation::default()
+    /// The narrowest entry for a host.
+    fn host(&self, host: &str) -> Option<(HostEntry<'_>, &HostRules)> {
+        self.hosts(host).next()
+    }
+
+    /// All entries that cover a host, the narrowest first.
+    fn hosts(&self, host: &str) -> impl Iterator<Item = (HostEntry<'_>, &HostRules)> {
+        let own = self.exact.get_key_value(host);
+        let wider = host
+            .match_indices('.')
+            .filter(|_| !self.wildcards.is_empty())
+            .filter_map(|(dot, _)| self.wildcards.get_key_value(&host[dot + 1..]));
+        let own = own.map(|(name, rules)| (HostEntry::Exact(name), rules));
+        let wider = wider.map(|(suffix, rules)| (HostEntry::Wildcard(suffix), rules));
+        own.into_iter()
+            .chain(wider)
+            .chain(self.every.as_ref().map(|rules| (HostEntry::Every, rules)))
+    }
+
+    fn rule(&self, entry: &Entry) -> &Arc<Rule> {
+        &self.rules[entry.rule]
+    }
+
+    fn add(&mut self, route: RouteSpec) {
+        let hostnames: HashSet<Box<str>> = route.hostnames.into_iter().collect();
+        for RuleSpec { matches, rule } in route.rules {
+            for Match {
+                path,
+                headers,
+                query,
+                subprotocols,
+            } in matches
+            {
+                let conditions = Match {
+                    path: path.into_normal(),
+                    headers,
+                    query,
+                    subprotocols,
+                };
+                let id = self.entries.len();
+                let path = &conditions.path;
+                if hostnames.is_empty() {
+                    self.every.get_or_insert_default().add(path, id);
+                }
+                for hostname in &hostnames {
+                    let host = match hostname.strip_prefix("*.") {
+                        Some(suffix) => self.wildcards.entry(suffix.into()),
+                        None => self.exact.entry(hostname.clone()),
+                    };
+                    host.or_default().add(path, id);
+                }
+                self.entries.push(Entry {
+                    rule: self.rules.len(),
+                    conditions,
+                });
+            }
+            self.rules.push(rule);
+        }
     }
 }
 
-/// How a handshake's rule was found, or why there is none.
-#[derive(Debug, Default)]
-pub struct Explanation<'a> {
-    /// The host entry that was looked at. `None`: no route names the host, a wildcard over it, or every host.
-    pub host: Option<HostEntry<'a>>,
-    /// What [`Table::find`] answers.
-    pub found: Option<Found<'a>>,
-    /// The rules of that host, one per match, in order of precedence. Bounded: see `omitted`.
-    pub rules: Vec<Considered<'a>>,
-    /// Matches of that host that are not in `rules`.
-    pub omitted: usize,
-    /// Rules of wider hosts that cover the host too, and were not looked at. Bounded.
-    pub wider: Vec<(HostEntry<'a>, &'a Arc<Rule>)>,
-    /// Where nothing matched: what the client may have meant.
-    pub nearest: Option<Nearest<'a>>,
-}
+/// A place in [`Table::entries`].
+type EntryId = usize;
 
-/// A host as routes name it. Displays as `chat.example.com`, `*.example.com` or `every host`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HostEntry<'a> {
-    Exact(&'a str),
-    /// With the `*.`.
-    Wildcard(&'a str),
-    Every,
-}
-
-/// One match of a rule, and what became of it.
+/// One match of one rule.
 #[derive(Debug)]
-pub struct Considered<'a> {
-    pub rule: &'a Arc<Rule>,
-    pub conditions: &'a Match,
-    pub verdict: Verdict<'a>,
+struct Entry {
+    /// A place in [`Table::rules`].
+    rule: usize,
+    conditions: Match,
 }
 
-/// Displays as the words of `holdfast why`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict<'a> {
-    Matched,
-    PathDiffers,
-    HeaderDiffers(&'a str),
-    QueryDiffers(&'a str),
-    SubprotocolNotOffered,
-    /// It matches too, but another one goes first.
-    EarlierMatched,
-}
+impl Entry {
+    fn matched_path(&self) -> &str {
+        match &self.conditions.path {
+            PathMatch::Exact(path) | PathMatch::Prefix(path) => path,
+            PathMatch::Regex(_) => "/",
+        }
+    }
 
-/// The match whose path is the fewest letters away.
-#[derive(Debug)]
-pub struct Nearest<'a> {
-    pub rule: &'a Arc<Rule>,
-    pub conditions: &'a Match,
-    /// Letters to change, add, drop or swap.
-    pub distance: usize,
+    /// Orders the entries of one host: the least goes first. Entries are numbered by age, name and order.
+    fn precedence(&self, id: EntryId) -> impl Ord + use<> {
+        let Match {
+            path,
+            headers,
+            query,
+            subprotocols,
+        } = &self.conditions;
+        let path = match path {
+            PathMatch::Exact(_) => (0, Reverse(0)),
+            PathMatch::Regex(_) => (1, Reverse(0)),
+            PathMatch::Prefix(prefix) => (2, Reverse(prefix.len())),
+        };
+        (
+            path,
+            Reverse(headers.len()),
+            Reverse(query.len()),
+            subprotocols.is_empty(),
+            id,
+        )
+    }
 }
