@@ -21,6 +21,7 @@ use super::{
 use crate::routing::{Endpoint, EndpointKey, RuleId};
 
 mod collect;
+pub mod names;
 pub use collect::Collector;
 
 /// All counts of the data plane.

@@ -10,7 +10,7 @@ use prometheus::{
     proto::{Bucket, Counter, Gauge, Histogram as HistogramValue, LabelPair, Metric, MetricFamily, MetricType},
 };
 
-use super::{Cause, CloseCode, Dial, Histogram, Initiator, Metrics, Padded, Peer, Relaxed, RuleMetrics, lock};
+use super::{Cause, CloseCode, Dial, Histogram, Initiator, Metrics, Padded, Peer, Relaxed, RuleMetrics, lock, names};
 use crate::{
     proxy::record::Recorder,
     routing::{EndpointKey, Published},
@@ -98,64 +98,20 @@ impl Collector {
             .map(|Padded(count)| count.load(Relaxed))
             .sum();
         vec![
+            family(&names::CLOSE_CODES_TOTAL, codes.collect()),
+            family(&names::HEARTBEATS_MISSED_TOTAL, missed.into()),
+            family(&names::HEARTBEAT_RTT_SECONDS, rtt.into()),
+            family(&names::STALLED_CONNECTIONS, vec![gauge(&[], stalled as f64)]),
+            family(&names::DRAIN_REMAINING, vec![gauge(&[], remaining as f64)]),
+            family(&names::WORKER_CONNECTIONS_ACTIVE, per_worker(connections, gauge)),
+            family(&names::WORKER_BUSY_SECONDS_TOTAL, per_worker(busy, counter_of)),
+            family(&names::RECORDS_DROPPED_TOTAL, vec![counter(&[], self.recorder.dropped())]),
             family(
-                "holdfast_close_codes_total",
-                "Close frames that clients and endpoints sent, by code; none: ended without one.",
-                MetricType::COUNTER,
-                codes.collect(),
-            ),
-            family(
-                "holdfast_heartbeats_missed_total",
-                "Intervals of silence after a ping of ours.",
-                MetricType::COUNTER,
-                missed.into(),
-            ),
-            family(
-                "holdfast_heartbeat_rtt_seconds",
-                "Time from a ping of ours to its pong.",
-                MetricType::HISTOGRAM,
-                rtt.into(),
-            ),
-            family(
-                "holdfast_stalled_connections",
-                "Tunnels of which a side accepts none of the bytes queued for it.",
-                MetricType::GAUGE,
-                vec![gauge(&[], stalled as f64)],
-            ),
-            family(
-                "holdfast_drain_remaining",
-                "Tunnels that the drain under way has still to end.",
-                MetricType::GAUGE,
-                vec![gauge(&[], remaining as f64)],
-            ),
-            family(
-                "holdfast_worker_connections_active",
-                "Connections of each worker: in a request or in a tunnel.",
-                MetricType::GAUGE,
-                per_worker(connections, gauge),
-            ),
-            family(
-                "holdfast_worker_busy_seconds_total",
-                "Time that each worker was not waiting for sockets.",
-                MetricType::COUNTER,
-                per_worker(busy, counter_of),
-            ),
-            family(
-                "holdfast_records_dropped_total",
-                "Access lines that were lost because nobody read them in time.",
-                MetricType::COUNTER,
-                vec![counter(&[], self.recorder.dropped())],
-            ),
-            family(
-                "holdfast_untrusted_forwarders_total",
-                "Requests with X-Forwarded-For or a PROXY header from private addresses that are no trusted proxies.",
-                MetricType::COUNTER,
+                &names::UNTRUSTED_FORWARDERS_TOTAL,
                 vec![counter(&[], shared.untrusted_forwarders.load(Relaxed))],
             ),
             family(
-                "holdfast_accept_errors_total",
-                "Connections that could not be accepted.",
-                MetricType::COUNTER,
+                &names::ACCEPT_ERRORS_TOTAL,
                 vec![counter(&[], shared.accept_errors.load(Relaxed))],
             ),
         ]
@@ -195,18 +151,8 @@ impl Collector {
             }
         }
         vec![
-            family(
-                "holdfast_endpoint_connections_active",
-                "Handshakes under way and tunnels, by endpoint, of this process.",
-                MetricType::GAUGE,
-                active,
-            ),
-            family(
-                "holdfast_endpoint_dials_total",
-                "Dials, by endpoint and how they went.",
-                MetricType::COUNTER,
-                results,
-            ),
+            family(&names::ENDPOINT_CONNECTIONS_ACTIVE, active),
+            family(&names::ENDPOINT_DIALS_TOTAL, results),
         ]
     }
 }
@@ -265,49 +211,14 @@ fn per_rule(rules: &[Arc<RuleMetrics>]) -> Vec<MetricFamily> {
         }
     }
     vec![
-        family("holdfast_connections_active", "Open tunnels.", MetricType::GAUGE, active),
-        family(
-            "holdfast_handshakes_total",
-            "Answers to WebSocket handshakes, by status and reason; endpoint: the answer was the endpoint's.",
-            MetricType::COUNTER,
-            handshakes,
-        ),
-        family(
-            "holdfast_handshake_duration_seconds",
-            "From a handshake's request to its 101.",
-            MetricType::HISTOGRAM,
-            handshake,
-        ),
-        family(
-            "holdfast_ends_total",
-            "Ended tunnels, by who moved first and why.",
-            MetricType::COUNTER,
-            ends,
-        ),
-        family(
-            "holdfast_connection_duration_seconds",
-            "Age of tunnels at their end.",
-            MetricType::HISTOGRAM,
-            connection,
-        ),
-        family(
-            "holdfast_relayed_bytes_total",
-            "Bytes read from a side, frames' headers included.",
-            MetricType::COUNTER,
-            bytes,
-        ),
-        family(
-            "holdfast_relayed_messages_total",
-            "Messages whose last byte was read from a side.",
-            MetricType::COUNTER,
-            messages,
-        ),
-        family(
-            "holdfast_fallback_requests_total",
-            "Answers to requests that are no WebSocket handshakes, by status.",
-            MetricType::COUNTER,
-            fallback,
-        ),
+        family(&names::CONNECTIONS_ACTIVE, active),
+        family(&names::HANDSHAKES_TOTAL, handshakes),
+        family(&names::HANDSHAKE_DURATION_SECONDS, handshake),
+        family(&names::ENDS_TOTAL, ends),
+        family(&names::CONNECTION_DURATION_SECONDS, connection),
+        family(&names::RELAYED_BYTES_TOTAL, bytes),
+        family(&names::RELAYED_MESSAGES_TOTAL, messages),
+        family(&names::FALLBACK_REQUESTS_TOTAL, fallback),
     ]
 }
 
@@ -333,11 +244,11 @@ impl CloseCode {
     }
 }
 
-fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
+fn family(name: &names::Name, metrics: Vec<Metric>) -> MetricFamily {
     let mut family = MetricFamily::default();
-    family.set_name(name.to_owned());
-    family.set_help(help.to_owned());
-    family.set_field_type(kind);
+    family.set_name(name.name.to_owned());
+    family.set_help(name.help.to_owned());
+    family.set_field_type(name.kind);
     family.set_metric(metrics);
     family
 }

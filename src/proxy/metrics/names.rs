@@ -1,0 +1,158 @@
+//! The names of the data plane's metrics, and what each says: what a scrape carries and the reference documents.
+
+use prometheus::proto::MetricType;
+
+/// One metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Name {
+    pub name: &'static str,
+    pub kind: MetricType,
+    /// Its labels, comma-separated.
+    pub labels: &'static str,
+    pub help: &'static str,
+}
+
+/// All of them.
+pub const ALL: [Name; 20] = [
+    CLOSE_CODES_TOTAL,
+    HEARTBEATS_MISSED_TOTAL,
+    HEARTBEAT_RTT_SECONDS,
+    STALLED_CONNECTIONS,
+    DRAIN_REMAINING,
+    WORKER_CONNECTIONS_ACTIVE,
+    WORKER_BUSY_SECONDS_TOTAL,
+    RECORDS_DROPPED_TOTAL,
+    UNTRUSTED_FORWARDERS_TOTAL,
+    ACCEPT_ERRORS_TOTAL,
+    ENDPOINT_CONNECTIONS_ACTIVE,
+    ENDPOINT_DIALS_TOTAL,
+    CONNECTIONS_ACTIVE,
+    HANDSHAKES_TOTAL,
+    HANDSHAKE_DURATION_SECONDS,
+    ENDS_TOTAL,
+    CONNECTION_DURATION_SECONDS,
+    RELAYED_BYTES_TOTAL,
+    RELAYED_MESSAGES_TOTAL,
+    FALLBACK_REQUESTS_TOTAL,
+];
+
+pub const CLOSE_CODES_TOTAL: Name = Name {
+    name: "holdfast_close_codes_total",
+    kind: MetricType::COUNTER,
+    labels: "initiator, code",
+    help: "Close frames that clients and endpoints sent, by code; none: ended without one.",
+};
+pub const HEARTBEATS_MISSED_TOTAL: Name = Name {
+    name: "holdfast_heartbeats_missed_total",
+    kind: MetricType::COUNTER,
+    labels: "leg",
+    help: "Intervals of silence after a ping of ours.",
+};
+pub const HEARTBEAT_RTT_SECONDS: Name = Name {
+    name: "holdfast_heartbeat_rtt_seconds",
+    kind: MetricType::HISTOGRAM,
+    labels: "leg",
+    help: "Time from a ping of ours to its pong.",
+};
+pub const STALLED_CONNECTIONS: Name = Name {
+    name: "holdfast_stalled_connections",
+    kind: MetricType::GAUGE,
+    labels: "",
+    help: "Tunnels of which a side accepts none of the bytes queued for it.",
+};
+pub const DRAIN_REMAINING: Name = Name {
+    name: "holdfast_drain_remaining",
+    kind: MetricType::GAUGE,
+    labels: "",
+    help: "Tunnels that the drain under way has still to end.",
+};
+pub const WORKER_CONNECTIONS_ACTIVE: Name = Name {
+    name: "holdfast_worker_connections_active",
+    kind: MetricType::GAUGE,
+    labels: "worker",
+    help: "Connections of each worker: in a request or in a tunnel.",
+};
+pub const WORKER_BUSY_SECONDS_TOTAL: Name = Name {
+    name: "holdfast_worker_busy_seconds_total",
+    kind: MetricType::COUNTER,
+    labels: "worker",
+    help: "Time that each worker was not waiting for sockets.",
+};
+pub const RECORDS_DROPPED_TOTAL: Name = Name {
+    name: "holdfast_records_dropped_total",
+    kind: MetricType::COUNTER,
+    labels: "",
+    help: "Access lines that were lost because nobody read them in time.",
+};
+pub const UNTRUSTED_FORWARDERS_TOTAL: Name = Name {
+    name: "holdfast_untrusted_forwarders_total",
+    kind: MetricType::COUNTER,
+    labels: "",
+    help: "Requests with X-Forwarded-For or a PROXY header from private addresses that are no trusted proxies.",
+};
+pub const ACCEPT_ERRORS_TOTAL: Name = Name {
+    name: "holdfast_accept_errors_total",
+    kind: MetricType::COUNTER,
+    labels: "",
+    help: "Connections that could not be accepted.",
+};
+pub const ENDPOINT_CONNECTIONS_ACTIVE: Name = Name {
+    name: "holdfast_endpoint_connections_active",
+    kind: MetricType::GAUGE,
+    labels: "endpoint_namespace, endpoint_service, endpoint_pod",
+    help: "Handshakes under way and tunnels, by endpoint, of this process.",
+};
+pub const ENDPOINT_DIALS_TOTAL: Name = Name {
+    name: "holdfast_endpoint_dials_total",
+    kind: MetricType::COUNTER,
+    labels: "endpoint_namespace, endpoint_service, endpoint_pod, result",
+    help: "Dials, by endpoint and how they went.",
+};
+pub const CONNECTIONS_ACTIVE: Name = Name {
+    name: "holdfast_connections_active",
+    kind: MetricType::GAUGE,
+    labels: "route_namespace, route, rule",
+    help: "Open tunnels.",
+};
+pub const HANDSHAKES_TOTAL: Name = Name {
+    name: "holdfast_handshakes_total",
+    kind: MetricType::COUNTER,
+    labels: "route_namespace, route, rule, code, reason",
+    help: "Answers to WebSocket handshakes, by status and reason; endpoint: the answer was the endpoint's.",
+};
+pub const HANDSHAKE_DURATION_SECONDS: Name = Name {
+    name: "holdfast_handshake_duration_seconds",
+    kind: MetricType::HISTOGRAM,
+    labels: "route_namespace, route, rule",
+    help: "From a handshake's request to its 101.",
+};
+pub const ENDS_TOTAL: Name = Name {
+    name: "holdfast_ends_total",
+    kind: MetricType::COUNTER,
+    labels: "route_namespace, route, rule, initiator, cause",
+    help: "Ended tunnels, by who moved first and why.",
+};
+pub const CONNECTION_DURATION_SECONDS: Name = Name {
+    name: "holdfast_connection_duration_seconds",
+    kind: MetricType::HISTOGRAM,
+    labels: "route_namespace, route, rule",
+    help: "Age of tunnels at their end.",
+};
+pub const RELAYED_BYTES_TOTAL: Name = Name {
+    name: "holdfast_relayed_bytes_total",
+    kind: MetricType::COUNTER,
+    labels: "route_namespace, route, rule, direction",
+    help: "Bytes read from a side, frames' headers included.",
+};
+pub const RELAYED_MESSAGES_TOTAL: Name = Name {
+    name: "holdfast_relayed_messages_total",
+    kind: MetricType::COUNTER,
+    labels: "route_namespace, route, rule, direction",
+    help: "Messages whose last byte was read from a side.",
+};
+pub const FALLBACK_REQUESTS_TOTAL: Name = Name {
+    name: "holdfast_fallback_requests_total",
+    kind: MetricType::COUNTER,
+    labels: "route_namespace, route, rule, code",
+    help: "Answers to requests that are no WebSocket handshakes, by status.",
+};
