@@ -40,7 +40,7 @@ tools() {
     install cc build-essential &&
     install ip iproute2 &&
     install node nodejs npm &&
-    node --version
+    node -e 'if (parseInt(process.versions.node) < 20) throw "needs Node 20, this is " + process.version'
 }
 
 generated() {
