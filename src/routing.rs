@@ -2,13 +2,17 @@
 //!
 //! Owns the compiled form of every accepted route and the endpoint sets of the Services they name.
 //! The control plane builds a [`Snapshot`] and publishes it; the proxy reads it for each handshake.
-//! Pure: no I/O, no clock of its own, no async, nothing of Kubernetes or of an HTTP implementation.
+//! Pure: no I/O, no clock of its own, no async, nothing of Kubernetes or of an HTTP implementation. No lock is taken for a
+//! lookup or a pick.
 
 pub mod balancer;
 pub mod endpoint;
+#[cfg(test)]
+mod fixture;
 pub mod matching;
 pub mod persistence;
 mod query;
+mod rendezvous;
 pub mod route;
 pub mod table;
 pub mod target;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use sha2::{Digest, Sha256};
 
 /// A port of a Service, by the number that routes use for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,10 +36,25 @@ pub struct EndpointKey {
     pub port: u16,
 }
 
+impl EndpointKey {
+    /// A hash that is the same in every process and release: cookies and rendezvous hashing stand on it.
+    fn digest(&self) -> [u8; 32] {
+        let mut hasher = Sha256::new_with_prefix(b"holdfast endpoint\0");
+        for text in [&*self.service.namespace, &*self.service.name, &*self.identity] {
+            hasher.update((text.len() as u64).to_be_bytes());
+            hasher.update(text);
+        }
+        hasher.update(self.service.port.to_be_bytes());
+        hasher.update(self.port.to_be_bytes());
+        hasher.finalize().into()
+    }
+}
+
 /// One endpoint. Its `Arc` and its count stay the same for as long as its key is in the Service's slices.
 #[derive(Debug)]
 pub struct Endpoint {
     key: EndpointKey,
+    digest: [u8; 32],
     pod: Option<Box<str>>,
     addresses: ArcSwap<Vec<SocketAddr>>,
     open: Padded<AtomicU32>,
@@ -53,6 +69,7 @@ impl Endpoint {
     /// An endpoint at `addresses` (the Service's first family first, never empty), backed by `pod` where that is known.
     pub fn new(key: EndpointKey, pod: Option<Box<str>>, addresses: Vec<SocketAddr>) -> Self {
         Self {
+            digest: key.digest(),
             key,
             pod,
             addresses: ArcSwap::from_pointee(addresses),
@@ -62,6 +79,11 @@ impl Endpoint {
 
     pub fn key(&self) -> &EndpointKey {
         &self.key
+    }
+
+    /// A hash of the key, the same in every process and release.
+    pub(super) fn digest(&self) -> &[u8; 32] {
+        &self.digest
     }
 
     /// The pod's name, or the address where no pod is named.
@@ -124,24 +146,22 @@ pub enum State {
 pub struct EndpointSet {
     members: Vec<(Arc<Endpoint>, State)>,
     usable: Vec<Arc<Endpoint>>,
+    any_ready: bool,
 }
 
 impl EndpointSet {
     /// Sorts the members by key; usable are the ready ones, or without any the terminating ones that still serve.
     pub fn new(mut members: Vec<(Arc<Endpoint>, State)>) -> Self {
         members.sort_by(|a, b| a.0.key.cmp(&b.0.key));
-        let in_state = |wanted: State| -> Vec<Arc<Endpoint>> {
-            members
-                .iter()
-                .filter(|(_, state)| *state == wanted)
-                .map(|(endpoint, _)| Arc::clone(endpoint))
-                .collect()
+        let any_ready = members.iter().any(|(_, state)| *state == State::Ready);
+        let mut set = Self {
+            usable: Vec::new(),
+            members,
+            any_ready,
         };
-        let mut usable = in_state(State::Ready);
-        if usable.is_empty() {
-            usable = in_state(State::Terminating);
-        }
-        Self { members, usable }
+        let usable = set.members.iter().filter(|(_, state)| set.takes(*state));
+        set.usable = usable.map(|(endpoint, _)| Arc::clone(endpoint)).collect();
+        set
     }
 
     pub fn members(&self) -> &[(Arc<Endpoint>, State)] {
@@ -151,6 +171,15 @@ impl EndpointSet {
     /// The endpoints that new connections may go to, by key.
     pub fn usable(&self) -> &[Arc<Endpoint>] {
         &self.usable
+    }
+
+    /// Whether new connections may go to a member in this state.
+    pub fn takes(&self, state: State) -> bool {
+        match state {
+            State::Ready => true,
+            State::Terminating => !self.any_ready,
+            State::NotReady => false,
+        }
     }
 }
 
@@ -165,5 +194,112 @@ impl EndpointCell {
 
     pub fn store(&self, set: EndpointSet) {
         self.0.store(Arc::new(set));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(identity: &str) -> EndpointKey {
+        EndpointKey {
+            service: ServicePort {
+                namespace: "chat".into(),
+                name: "chat".into(),
+                port: 80,
+            },
+            identity: identity.into(),
+            port: 8080,
+        }
+    }
+
+    fn endpoint(identity: &str) -> Arc<Endpoint> {
+        Arc::new(Endpoint::new(
+            key(identity),
+            None,
+            vec![SocketAddr::from(([10, 0, 0, 1], 8080))],
+        ))
+    }
+
+    fn names(endpoints: &[Arc<Endpoint>]) -> Vec<&str> {
+        endpoints.iter().map(|endpoint| endpoint.name()).collect()
+    }
+
+    #[test]
+    fn terminating_endpoints_are_used_only_where_none_is_ready() {
+        let of = |states: &[(&str, State)]| {
+            EndpointSet::new(states.iter().map(|(identity, state)| (endpoint(identity), *state)).collect())
+        };
+        let mixed = of(&[
+            ("c", State::Ready),
+            ("b", State::Terminating),
+            ("a", State::Ready),
+            ("d", State::NotReady),
+        ]);
+        assert_eq!(names(mixed.usable()), ["a", "c"]);
+        assert_eq!(mixed.members().len(), 4);
+        assert!(!mixed.takes(State::Terminating));
+
+        let leaving = of(&[("b", State::Terminating), ("a", State::NotReady)]);
+        assert_eq!(names(leaving.usable()), ["b"]);
+        assert!(leaving.takes(State::Terminating));
+        assert!(of(&[("a", State::NotReady)]).usable().is_empty());
+        assert!(of(&[]).usable().is_empty());
+    }
+
+    #[test]
+    fn counts_and_identity_outlive_sets_and_addresses() {
+        let cell = EndpointCell::default();
+        let pod = endpoint("uid");
+        cell.store(EndpointSet::new(vec![(Arc::clone(&pod), State::Ready)]));
+        let first = cell.load().usable()[0].hold();
+        let second = first.hold();
+        assert_eq!(pod.open(), 2);
+
+        pod.set_addresses(vec![SocketAddr::from(([10, 0, 0, 2], 8080))]);
+        cell.store(EndpointSet::new(vec![(Arc::clone(&pod), State::Terminating)]));
+        assert_eq!(second.key(), &key("uid"));
+        assert_eq!(second.addresses()[0].ip().to_string(), "10.0.0.2");
+        drop(first);
+        assert_eq!(cell.load().usable()[0].open(), 1);
+        cell.store(EndpointSet::default());
+        drop(second);
+        assert_eq!(pod.open(), 0);
+    }
+
+    #[test]
+    fn counting_loses_nothing_between_threads() {
+        let pod = endpoint("uid");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..1_000).for_each(|_| drop(pod.hold())));
+            }
+        });
+        assert_eq!(pod.open(), 0);
+    }
+
+    #[test]
+    fn the_digest_tells_every_part_of_the_key_apart() {
+        let changed = |change: &dyn Fn(&mut EndpointKey)| {
+            let mut key = key("uid");
+            change(&mut key);
+            key.digest()
+        };
+        let digests = [
+            changed(&|_| ()),
+            changed(&|key| key.identity = "uie".into()),
+            changed(&|key| key.port = 8081),
+            changed(&|key| key.service.port = 81),
+            changed(&|key| key.service.namespace = "cha".into()),
+            changed(&|key| (key.service.namespace, key.service.name) = ("chatc".into(), "hat".into())),
+        ];
+        let distinct: std::collections::HashSet<_> = digests.iter().collect();
+        assert_eq!(distinct.len(), digests.len());
+    }
+
+    /// Another value would send every client of a hash or a cookie elsewhere at an upgrade.
+    #[test]
+    fn the_digest_never_changes() {
+        assert_eq!(key("uid").digest()[..8], 0xd036_c8d9_05b8_202b_u64.to_be_bytes());
     }
 }

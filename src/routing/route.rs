@@ -45,7 +45,7 @@ pub struct Rule {
     pub balancing: Balancing,
     pub timeouts: Timeouts,
     pub heartbeat: Heartbeats,
-    /// What picks leave for the next one. Starts as the default; says nothing about the rule's meaning.
+    /// What picks leave for the next one. Starts as the default.
     pub cursor: Cursor,
 }
 
@@ -110,11 +110,14 @@ pub enum SameSite {
 }
 
 /// What to do when the endpoint that a client belongs to takes no new connections.
+///
+/// A client belongs to the endpoint that its cookie names, for as long as that is in the Service's slices; or to the one
+/// that its hash falls to among all that are in the slices, ready or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnUnavailable {
     /// Another endpoint.
     Repick,
-    /// 503.
+    /// 503. Nor is another one dialled when this one refuses.
     Fail,
 }
 
@@ -130,6 +133,7 @@ pub enum Balancing {
 /// What a consistent hash is taken of. Header names are lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HashSource {
+    /// An IPv4 address, or the first 64 bits of an IPv6 address: hosts change the others of their own accord.
     ClientIp,
     Header(Box<str>),
     QueryParam(Box<str>),

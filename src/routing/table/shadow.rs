@@ -42,9 +42,10 @@ fn look_at(host: &HostRules, entries: &[Entry], reach: &mut [Reach]) {
         for (place, &id) in group.iter().enumerate() {
             let Entry { rule, conditions } = &entries[id];
             let same = *seen.entry(identity(conditions)).or_insert(*rule);
-            let by = match same == *rule {
-                true => covering(&entries[id], host, &group[..place], entries),
-                false => Some(same),
+            let by = if same == *rule {
+                covering(&entries[id], host, &group[..place], entries)
+            } else {
+                Some(same)
             };
             reach[*rule] = match (reach[*rule], by) {
                 (Reach::Reachable, _) | (_, None) => Reach::Reachable,
