@@ -134,11 +134,11 @@ impl Proxy {
     /// # Errors
     /// When the address cannot be bound.
     pub fn bind(settings: Settings, http: SocketAddr) -> io::Result<Self> {
-        let first = socket::listen(http, settings.receive_buffer)?;
+        let first = socket::listen(http, &settings)?;
         let address = first.local_addr()?;
         let mut listeners = vec![first];
         for _ in 1..settings.workers {
-            listeners.push(socket::listen(address, settings.receive_buffer)?);
+            listeners.push(socket::listen(address, &settings)?);
         }
         Ok(Self {
             settings,

@@ -131,7 +131,10 @@ pub fn describe(worker: &Rc<Worker>, origin: Origin, parts: &request::Parts) -> 
             .get(name)
             .map(|value| String::from_utf8_lossy(value.as_bytes()).into())
     };
-    attempt.host = text(&header::HOST).unwrap_or_default();
+    attempt.host = match parts.uri.authority() {
+        Some(authority) => authority.as_str().into(),
+        None => text(&header::HOST).unwrap_or_default(),
+    };
     attempt.path = parts.uri.path().into();
     attempt.user_agent = text(&header::USER_AGENT);
     let secure = origin.trusted

@@ -35,6 +35,10 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
 pub fn set_forwarded(parts: &mut request::Parts, forwarded: &Forwarded) {
     let headers = &mut parts.headers;
     let value = |text: &str| HeaderValue::from_str(text).ok();
+    // A target in absolute form names the host, whatever the field says (RFC 9112, section 3.2.2).
+    if let Some(host) = parts.uri.authority().and_then(|authority| value(authority.as_str())) {
+        headers.insert(header::HOST, host);
+    }
     if !forwarded.trusted {
         let claims: Vec<HeaderName> = headers
             .keys()

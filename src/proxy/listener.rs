@@ -88,10 +88,6 @@ fn least_loaded(shared: &Shared, own: usize) -> usize {
 }
 
 fn start(worker: &Rc<Worker>, socket: TcpStream, peer: SocketAddr, mut admitted: Admitted) {
-    // The answer to a handshake and every message after it want to leave at once.
-    if socket.set_nodelay(true).is_err() {
-        return;
-    }
     admitted.count_on(worker.index);
     tokio::task::spawn_local(connection::serve(Rc::clone(worker), socket, peer, admitted));
 }

@@ -39,6 +39,8 @@ pub struct Slot {
     pub last_message: Cell<Tick>,
     pub client: Leg,
     pub endpoint: Leg,
+    /// Whether the sweep has seen the tunnel before.
+    seen: Cell<bool>,
     /// Set once the tunnel is ending: when its patience ends.
     pub deadline: Cell<Option<Tick>>,
     _admitted: Admitted,
@@ -86,6 +88,8 @@ pub struct Leg {
 pub struct Orders {
     pub ping_client: bool,
     pub ping_endpoint: bool,
+    /// The tunnel is old enough for what a short one need not pay for.
+    pub settle_in: bool,
     /// A leg accepts nothing: TCP is to leave its end to the send timeout.
     pub stalled: Option<Peer>,
     pub end: Option<Cause>,
@@ -141,6 +145,7 @@ impl Slot {
             last_message: Cell::new(now),
             client: leg(),
             endpoint: leg(),
+            seen: Cell::new(false),
             deadline: Cell::new(None),
             _admitted: opened.admitted,
             index: Cell::new(0),
@@ -197,6 +202,9 @@ impl Slot {
                 self.order(|orders| orders.deadline = true);
             }
             return;
+        }
+        if !self.seen.replace(true) {
+            self.order(|orders| orders.settle_in = true);
         }
         if let Some(cause) = self.overdue(now) {
             return self.end(cause);

@@ -9,6 +9,8 @@ use std::{
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
+use super::Settings;
+
 /// When TCP looks whether a silent peer is still there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAlive {
@@ -25,13 +27,14 @@ impl KeepAlive {
 }
 
 /// Sets keepalive, which finds a silent peer gone, and the user timeout, which finds one gone that was sent something.
-pub fn keep_alive(socket: &TcpStream, keepalive: &KeepAlive) -> io::Result<()> {
+pub fn keep_alive<'a>(socket: impl Into<SockRef<'a>>, keepalive: &KeepAlive) -> io::Result<()> {
+    let socket = socket.into();
     let options = TcpKeepalive::new()
         .with_time(keepalive.idle)
         .with_interval(keepalive.interval)
         .with_retries(keepalive.probes);
-    SockRef::from(socket).set_tcp_keepalive(&options)?;
-    set_patience(socket, keepalive, None)
+    socket.set_tcp_keepalive(&options)?;
+    socket.set_tcp_user_timeout(user_timeout(keepalive, None))
 }
 
 /// Sets the user timeout: as long as keepalive takes, since it overrides keepalive's own count (tcp(7)). It would end a peer
@@ -54,27 +57,30 @@ fn user_timeout(keepalive: &KeepAlive, stalled: Option<Duration>) -> Option<Dura
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub fn listen(address: SocketAddr, receive_buffer: u32) -> io::Result<std::net::TcpListener> {
-    match bind(address, receive_buffer) {
+pub fn listen(address: SocketAddr, settings: &Settings) -> io::Result<std::net::TcpListener> {
+    match bind(address, settings) {
         Err(error)
             if address.ip() == IpAddr::from([0u16; 8]) && matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL)) =>
         {
             let fallback = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
             tracing::warn!("IPv6 is off on this machine: listening on {fallback} instead of {address}");
-            bind(fallback, receive_buffer)
+            bind(fallback, settings)
         }
         result => result,
     }
 }
 
-fn bind(address: SocketAddr, receive_buffer: u32) -> io::Result<std::net::TcpListener> {
+/// Every option but the listener's own is inherited by the sockets that it accepts (Linux), which saves each of them the calls.
+fn bind(address: SocketAddr, settings: &Settings) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
-    socket.set_recv_buffer_size(receive_buffer as usize)?; // inherited by what is accepted
+    socket.set_recv_buffer_size(settings.receive_buffer as usize)?;
+    socket.set_tcp_nodelay(true)?;
+    keep_alive(&socket, &settings.client_keepalive)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

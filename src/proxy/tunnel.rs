@@ -99,17 +99,17 @@ impl Future for Tunnel {
             this.inject(cx, Peer::Client);
             this.inject(cx, Peer::Endpoint);
             let moved = this.relay(cx, Peer::Client) + this.relay(cx, Peer::Endpoint);
-            if this.ending.is_some() && this.settle(cx) {
+            budget = budget.saturating_sub(moved);
+            if moved > 0 && budget > 0 {
+                continue;
+            }
+            if this.ending.is_some() && this.settle(cx, moved == 0) {
                 return Poll::Ready(());
             }
-            if moved == 0 {
-                return Poll::Pending;
-            }
-            budget = budget.saturating_sub(moved);
             if budget == 0 {
                 cx.waker().wake_by_ref(); // others first
-                return Poll::Pending;
             }
+            return Poll::Pending;
         }
     }
 }
@@ -375,6 +375,11 @@ impl Tunnel {
         if orders.deadline {
             self.deadline();
         }
+        if orders.settle_in {
+            // Keepalive is for tunnels that are quiet for long; what accepted sockets inherit, dialled ones must be told. A
+            // socket that is gone cannot be, and need not.
+            let _ = socket::keep_alive(&self.endpoint.socket, &self.worker.shared.settings.endpoint_keepalive);
+        }
         if let Some(peer) = orders.stalled {
             self.set_patience(peer, true);
         }
@@ -499,8 +504,8 @@ impl Tunnel {
         }
     }
 
-    /// Ends what can be ended of TCP, and says whether nothing is left to wait for.
-    fn settle(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Ends what can be ended of TCP, and says whether nothing is left to wait for. `quiet`: nothing is there to be read.
+    fn settle(&mut self, cx: &mut Context<'_>, quiet: bool) -> bool {
         // A Close that is wanted towards a side whose stream will never reach a boundary again is not going to be sent.
         for to in [Peer::Client, Peer::Endpoint] {
             let (from, side) = self.sides(other(to));
@@ -511,6 +516,9 @@ impl Tunnel {
             }
         }
         let client_done = self.client.out == Out::Closed && (self.client.said.is_some() || self.client.ended);
+        if quiet && client_done && self.endpoint.ended && !self.client.is_queued() {
+            return true; // both have said and heard everything: closing the sockets is all that is left
+        }
         if client_done || self.is_over(Peer::Client) || self.lingering {
             self.client.shut_down(cx);
         }

@@ -19,7 +19,6 @@ use super::{
     headers::{self, Forwarded},
     record::Attempt,
     select::{self, Chosen},
-    socket,
     tunnel::{Early, Tunnel},
     upstream::{self, Answer, Dialled},
     worker::Worker,
@@ -133,9 +132,6 @@ async fn begin(
         .headers
         .get(header::SEC_WEBSOCKET_PROTOCOL)
         .and_then(|value| value.to_str().ok());
-    let settings = &worker.shared.settings;
-    // A socket that refuses an option is gone already, which the tunnel will see.
-    let _ = socket::keep_alive(&client.socket, &settings.client_keepalive);
     let Some(opened) = attempt.opened(dialled.endpoint, dialled.address, subprotocol, client.admitted) else {
         return;
     };

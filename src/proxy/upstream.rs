@@ -11,7 +11,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Shared, error::Reason, metrics::Dial, socket};
+use super::{Shared, error::Reason, metrics::Dial};
 use crate::routing::{Endpoint, endpoint::Held};
 
 /// A connection to an endpoint.
@@ -116,9 +116,7 @@ async fn connect_to(shared: &Shared, address: SocketAddr) -> io::Result<TcpStrea
     };
     socket.set_recv_buffer_size(shared.settings.receive_buffer)?;
     socket.set_nodelay(true)?;
-    let socket = socket.connect(address).await?;
-    socket::keep_alive(&socket, &shared.settings.endpoint_keepalive)?;
-    Ok(socket)
+    socket.connect(address).await
 }
 
 /// The head of an endpoint's answer.

@@ -7,7 +7,7 @@ use std::{
 
 use prometheus::{
     core::{Collector as PrometheusCollector, Desc},
-    proto::{Bucket, Counter, Gauge, Histogram as HistogramValue, LabelPair, Metric, MetricFamily, MetricType},
+    proto::{Bucket, Counter, Gauge, Histogram as HistogramValue, LabelPair, Metric, MetricFamily},
 };
 
 use super::{Cause, CloseCode, Dial, Histogram, Initiator, Metrics, Padded, Peer, Relaxed, RuleMetrics, lock, names};
