@@ -11,6 +11,7 @@ use super::{
         Backend, Balancing, Cookie, Fallback, Heartbeat, Heartbeats, ObjectName, OnUnavailable, PersistBy, Persistence, Rule,
         RuleId, SameSite, Timeouts,
     },
+    table::{Match, PathMatch, RouteSpec, RuleSpec, ValueMatch, ValuePattern},
 };
 
 pub fn rule_id(name: &str, rule: &str) -> RuleId {
@@ -130,5 +131,75 @@ pub fn client(headers: &HeaderMap) -> Client<'_> {
         query: None,
         headers,
         now: 1_000_000,
+    }
+}
+
+/// A route in namespace `chat`, as old as all others, whose rules are called by their index.
+pub fn route(name: &str, hostnames: &[&str], rules: Vec<Vec<Match>>) -> RouteSpec {
+    let rules = rules.into_iter().enumerate().map(|(index, matches)| {
+        let rule = Rule {
+            id: rule_id(name, &index.to_string()),
+            ..rule(Balancing::Random, None, vec![])
+        };
+        RuleSpec {
+            matches,
+            rule: Arc::new(rule),
+        }
+    });
+    RouteSpec {
+        name: rule_id(name, "").route,
+        created: 0,
+        hostnames: hostnames.iter().map(|host| Box::from(*host)).collect(),
+        rules: rules.collect(),
+    }
+}
+
+pub fn exact(path: &str) -> Match {
+    on(PathMatch::exact(path).unwrap())
+}
+
+pub fn prefix(path: &str) -> Match {
+    on(PathMatch::prefix(path).unwrap())
+}
+
+pub fn regex(path: &str) -> Match {
+    on(PathMatch::regex(path).unwrap())
+}
+
+fn on(path: PathMatch) -> Match {
+    Match {
+        path,
+        headers: vec![],
+        query: vec![],
+        subprotocols: vec![],
+    }
+}
+
+impl Match {
+    /// With one more header, an expression if it starts with a `~`.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push(wanted(name, value));
+        self
+    }
+
+    /// With one more query parameter, an expression if it starts with a `~`.
+    pub fn query(mut self, name: &str, value: &str) -> Self {
+        self.query.push(wanted(name, value));
+        self
+    }
+
+    pub fn subprotocols(mut self, tokens: &[&str]) -> Self {
+        self.subprotocols = tokens.iter().map(|token| Box::from(*token)).collect();
+        self
+    }
+}
+
+fn wanted(name: &str, value: &str) -> ValueMatch {
+    ValueMatch {
+        name: name.into(),
+        value: match value.strip_prefix('~') {
+            Some(pattern) => ValuePattern::regex(pattern).unwrap(),
+            None => ValuePattern::Exact(value.into()),
+        },
     }
 }

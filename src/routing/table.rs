@@ -212,3 +212,217 @@ impl Entry {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::routing::fixture::{exact, headers, prefix, regex, route};
+
+    fn table(routes: Vec<RouteSpec>) -> Table {
+        Table::build(routes).0
+    }
+
+    /// `route#rule` of what serves a request, by the fixture's names.
+    fn found(table: &Table, host: &str, path: &str, query: Option<&str>, headers: &HeaderMap) -> String {
+        let handshake = Handshake {
+            host,
+            path,
+            query,
+            headers,
+        };
+        table.find(&handshake).map_or_else(String::new, |found| {
+            let RuleId { route, rule } = &found.rule.id;
+            format!("{}#{rule}", route.name)
+        })
+    }
+
+    fn at(table: &Table, host: &str, path: &str) -> String {
+        found(table, host, path, None, &HeaderMap::new())
+    }
+
+    #[test]
+    fn the_narrowest_host_entry_serves_alone() {
+        let table = table(vec![
+            route("every", &[], vec![vec![prefix("/")]]),
+            route("wide", &["*.com"], vec![vec![prefix("/")]]),
+            route("sub", &["*.example.com"], vec![vec![prefix("/")]]),
+            route("own", &["chat.example.com"], vec![vec![prefix("/chat")]]),
+        ]);
+        for (host, path, expected) in [
+            ("chat.example.com", "/chat", "own#0"),
+            ("chat.example.com", "/other", ""),
+            ("www.example.com", "/", "sub#0"),
+            ("a.b.example.com", "/", "sub#0"),
+            ("a.chat.example.com", "/", "sub#0"),
+            ("example.com", "/", "wide#0"),
+            ("notexample.com", "/", "wide#0"),
+            ("com", "/", "every#0"),
+            ("example.org", "/", "every#0"),
+            ("localhost", "/", "every#0"),
+            ("[::1]", "/", "every#0"),
+        ] {
+            assert_eq!(at(&table, host, path), expected, "{host}{path}");
+        }
+    }
+
+    #[test]
+    fn a_host_without_an_entry_has_no_rule() {
+        let table = table(vec![route(
+            "own",
+            &["chat.example.com", "*.rt.example.com"],
+            vec![vec![prefix("/")]],
+        )]);
+        for host in [
+            "example.com",
+            "rt.example.com",
+            "xrt.example.com",
+            "chat.example.com.example.com",
+            "",
+        ] {
+            assert_eq!(at(&table, host, "/"), "", "{host}");
+        }
+        assert_eq!(at(&table, "chat.example.com", "/"), "own#0");
+        assert_eq!(at(&table, "a.rt.example.com", "/"), "own#0");
+        assert_eq!(at(&Table::default(), "chat.example.com", "/"), "");
+    }
+
+    #[test]
+    fn exact_then_expression_then_the_longest_prefix() {
+        let rules = vec![
+            vec![prefix("/")],
+            vec![prefix("/chat")],
+            vec![prefix("/chat/rooms/")],
+            vec![regex("/chat/rooms/[0-9]+")],
+            vec![regex("/chat/rooms/1.*")],
+            vec![exact("/chat/rooms/12")],
+            vec![exact("/chat/")],
+        ];
+        let table = table(vec![route("r", &["a"], rules)]);
+        for (path, expected) in [
+            ("/", "r#0"),
+            ("/chats", "r#0"),
+            ("/chat", "r#1"),
+            ("/chat/", "r#6"),
+            ("/chat/room", "r#1"),
+            ("/chat/rooms", "r#2"),
+            ("/chat/rooms/", "r#2"),
+            ("/chat/rooms/x", "r#2"),
+            ("/chat/rooms/7", "r#3"),
+            ("/chat/rooms/17", "r#3"),
+            ("/chat/rooms/1x", "r#4"),
+            ("/chat/rooms/12", "r#5"),
+            ("/chat/rooms/12/x", "r#4"),
+            ("/chat/rooms%2F12", "r#1"),
+        ] {
+            assert_eq!(at(&table, "a", path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_better_path_that_asks_for_more_than_is_there_leaves_the_rest_to_others() {
+        let rules = vec![
+            vec![prefix("/")],
+            vec![prefix("/chat").header("x", "1")],
+            vec![exact("/chat").query("v", "2")],
+            vec![regex("/ch.*").subprotocols(&["mqtt"])],
+        ];
+        let table = table(vec![route("r", &["a"], rules)]);
+        let none = HeaderMap::new();
+        let all = headers(&[("x", "1"), ("sec-websocket-protocol", "soap, mqtt")]);
+        let only_x = headers(&[("x", "1")]);
+        assert_eq!(found(&table, "a", "/chat", None, &none), "r#0");
+        assert_eq!(found(&table, "a", "/chat", None, &only_x), "r#1");
+        assert_eq!(found(&table, "a", "/chat", None, &all), "r#3");
+        assert_eq!(found(&table, "a", "/chat", Some("v=2"), &all), "r#2");
+    }
+
+    #[test]
+    fn ties_go_by_what_is_asked_for_then_age_then_name_then_order() {
+        let all = headers(&[("x", "1"), ("y", "1"), ("sec-websocket-protocol", "mqtt")]);
+        let any = || prefix("/chat");
+        let by = |name: &str, created, matched: Match| RouteSpec {
+            created,
+            ..route(name, &["a"], vec![vec![matched]])
+        };
+        let of = |routes| found(&table(routes), "a", "/chat", Some("v=1&w=1"), &all);
+        let queries = || any().query("v", "1").query("w", "1");
+
+        assert_eq!(of(vec![by("a", 1, queries()), by("b", 2, any().header("x", "1"))]), "b#0");
+        let two = any().header("x", "1").header("y", "1");
+        assert_eq!(of(vec![by("a", 1, any().header("x", "1")), by("b", 2, two)]), "b#0");
+        assert_eq!(of(vec![by("a", 1, any().query("v", "1")), by("b", 2, queries())]), "b#0");
+        let token = any().subprotocols(&["mqtt"]);
+        assert_eq!(of(vec![by("b", 2, any().query("v", "1")), by("a", 1, token.clone())]), "b#0");
+        assert_eq!(of(vec![by("a", 1, any()), by("b", 2, token)]), "b#0");
+        assert_eq!(of(vec![by("a", 2, any()), by("b", 1, any())]), "b#0");
+        assert_eq!(of(vec![by("b", 1, any()), by("a", 1, any())]), "a#0");
+        assert_eq!(
+            of(vec![route("a", &["a"], vec![vec![exact("/")], vec![any()], vec![any()]])]),
+            "a#1"
+        );
+
+        let elsewhere = RouteSpec {
+            name: ObjectName {
+                namespace: "aaa".into(),
+                name: "z".into(),
+            },
+            ..by("z", 1, any())
+        };
+        assert_eq!(of(vec![by("a", 1, any()), elsewhere]), "z#0");
+    }
+
+    #[test]
+    fn the_matched_path_is_the_rules() {
+        let rules = vec![vec![exact("/a/%62"), prefix("/c/"), regex("/d.*"), prefix("/")]];
+        let table = table(vec![route("r", &[], rules)]);
+        let headers = HeaderMap::new();
+        for (path, expected) in [("/a/b", "/a/b"), ("/c/d/e", "/c"), ("/dd", "/"), ("/x", "/")] {
+            let handshake = Handshake {
+                host: "a",
+                path,
+                query: None,
+                headers: &headers,
+            };
+            assert_eq!(table.find(&handshake).unwrap().matched_path, expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_no_request_can_have_matches_none() {
+        let odd = |path: &str| {
+            let both = [PathMatch::Exact(path.into()), PathMatch::Prefix(path.into())];
+            vec![both.map(|path| Match { path, ..prefix("/") }).to_vec()]
+        };
+        for path in ["chat", "/%zz", "/chat?x", "/../chat", ""] {
+            let table = table(vec![route("r", &[], odd(path))]);
+            for asked in ["/", "/chat", "/%zz", "chat"] {
+                assert!(asked == path || at(&table, "a", asked).is_empty(), "{path} {asked}");
+            }
+        }
+        let spelled = table(vec![route("r", &[], odd("/%63hat"))]);
+        assert_eq!(at(&spelled, "a", "/chat"), "r#0");
+    }
+
+    #[test]
+    fn each_rule_is_there_once_from_the_oldest_on() {
+        let two = vec![vec![prefix("/a"), prefix("/b")], vec![prefix("/c")]];
+        let young = RouteSpec {
+            created: 9,
+            ..route("a", &["x", "y", "x"], vec![vec![prefix("/")]])
+        };
+        let table = table(vec![young, route("b", &["x", "*.y"], two)]);
+        let ids: Vec<_> = table.rules().map(|rule| rule.id.to_string()).collect();
+        assert_eq!(ids, ["chat/b#0", "chat/b#1", "chat/a#0"]);
+    }
+
+    #[test]
+    fn a_path_of_many_elements_is_looked_up_all_the_same() {
+        let deep = "/a".repeat(500);
+        let table = table(vec![route("r", &[], vec![vec![prefix("/a")], vec![prefix(&deep)]])]);
+        assert_eq!(at(&table, "a", &"/".repeat(60_000)), "");
+        assert_eq!(at(&table, "a", &"/a".repeat(499)), "r#0");
+        assert_eq!(at(&table, "a", &"/a".repeat(30_000)), "r#1");
+    }
+}

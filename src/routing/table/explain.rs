@@ -15,8 +15,8 @@ pub struct Explanation<'a> {
     pub host: Option<HostEntry<'a>>,
     /// What [`Table::find`] answers.
     pub found: Option<Found<'a>>,
-    /// The matches of that host's rules, in order of precedence: at most [`MAX_CONSIDERED`], first of all those whose path
-    /// matches.
+    /// The matches of that host's rules in order of precedence. Where there are more than [`MAX_CONSIDERED`], those whose
+    /// path matches come first and the last are left out.
     pub rules: Vec<Considered<'a>>,
     /// Matches of that host that are not in `rules`.
     pub omitted: usize,
@@ -227,4 +227,165 @@ fn distance(a: &str, b: &str, limit: usize) -> Option<usize> {
         before = std::mem::replace(&mut above, current);
     }
     above.last().copied().filter(|distance| *distance <= limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::routing::{
+        fixture::{exact, headers, prefix, regex, route},
+        table::RouteSpec,
+    };
+
+    /// An explanation as lines of text.
+    fn lines(routes: Vec<RouteSpec>, host: &str, path: &str, headers: &HeaderMap) -> Vec<String> {
+        let (table, _) = Table::build(routes);
+        let handshake = Handshake {
+            host,
+            path,
+            query: None,
+            headers,
+        };
+        let explanation = table.explain(&handshake);
+        let mut lines = Vec::new();
+        lines.extend(explanation.host.map(|host| format!("host {host}")));
+        lines.extend(explanation.found.iter().map(|found| format!("found {}", found.rule.id)));
+        for Considered {
+            rule,
+            conditions,
+            verdict,
+        } in &explanation.rules
+        {
+            lines.push(format!("{} {}: {verdict}", rule.id, conditions.path));
+        }
+        lines.extend(
+            explanation
+                .wider
+                .iter()
+                .map(|(host, rule)| format!("wider {host} {}", rule.id)),
+        );
+        let nearest = explanation.nearest;
+        lines.extend(nearest.map(|near| format!("nearest {} {} {}", near.rule.id, near.conditions.path, near.distance)));
+        lines.extend(explanation.nearest_host.map(|host| format!("nearest host {host}")));
+        lines
+    }
+
+    fn routes() -> Vec<RouteSpec> {
+        let own = vec![
+            vec![prefix("/chat")],
+            vec![prefix("/chat").header("x-tenant", "gold"), exact("/chat/admin")],
+            vec![prefix("/chat").query("v", "2")],
+            vec![prefix("/chat").subprotocols(&["mqtt"])],
+            vec![regex("/room/[0-9]+")],
+        ];
+        vec![
+            route("own", &["chat.example.com"], own),
+            route("sub", &["*.example.com"], vec![vec![prefix("/"), exact("/")]]),
+            route("every", &[], vec![vec![prefix("/")]]),
+        ]
+    }
+
+    #[test]
+    fn each_rule_in_order_with_what_became_of_it() {
+        assert_eq!(
+            lines(routes(), "chat.example.com", "/chat/1", &HeaderMap::new()),
+            [
+                "host chat.example.com",
+                "found chat/own#0",
+                "chat/own#1 Exact /chat/admin: path differs",
+                "chat/own#4 RegularExpression /room/[0-9]+: path differs",
+                "chat/own#1 PathPrefix /chat: header x-tenant differs",
+                "chat/own#2 PathPrefix /chat: query v differs",
+                "chat/own#3 PathPrefix /chat: subprotocol not offered",
+                "chat/own#0 PathPrefix /chat: matched",
+                "wider *.example.com chat/sub#0",
+                "wider every host chat/every#0",
+            ]
+        );
+        let gold = headers(&[("x-tenant", "gold")]);
+        assert_eq!(
+            lines(routes(), "chat.example.com", "/chat/admin", &gold),
+            [
+                "host chat.example.com",
+                "found chat/own#1",
+                "chat/own#1 Exact /chat/admin: matched",
+                "chat/own#4 RegularExpression /room/[0-9]+: path differs",
+                "chat/own#1 PathPrefix /chat: an earlier rule matched",
+                "chat/own#2 PathPrefix /chat: query v differs",
+                "chat/own#3 PathPrefix /chat: subprotocol not offered",
+                "chat/own#0 PathPrefix /chat: an earlier rule matched",
+                "wider *.example.com chat/sub#0",
+                "wider every host chat/every#0",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_the_client_may_have_meant() {
+        let nearest = |path| {
+            let lines = lines(routes(), "chat.example.com", path, &HeaderMap::new());
+            lines.into_iter().find(|line| line.starts_with("nearest"))
+        };
+        let chat = Some("nearest chat/own#1 PathPrefix /chat 1".to_owned());
+        assert_eq!(nearest("/caht"), chat);
+        assert_eq!(nearest("/caht/room/7"), chat);
+        assert_eq!(nearest("/Chat"), chat);
+        assert_eq!(nearest("/chat1/x"), chat);
+        assert_eq!(
+            nearest("/cat/admin"),
+            Some("nearest chat/own#1 Exact /chat/admin 1".to_owned())
+        );
+        assert_eq!(nearest("/something"), None);
+        assert_eq!(nearest("/chat"), None);
+        let only = || vec![route("r", &["chat.example.com"], vec![vec![prefix("/")]])];
+        let none = HeaderMap::new();
+        assert_eq!(
+            lines(only(), "caht.example.com", "/", &none),
+            ["nearest host chat.example.com"]
+        );
+        assert_eq!(lines(only(), "chat.example.org", "/", &none), [""; 0]);
+        assert_eq!(lines(vec![], "a", "/", &none), [""; 0]);
+    }
+
+    #[test]
+    fn the_list_is_bounded_and_keeps_what_matters() {
+        let rules = (0..300).map(|n| vec![exact(&format!("/{n}"))]).chain([vec![prefix("/")]]);
+        let (table, _) = Table::build(vec![route("r", &[], rules.collect())]);
+        let explanation = table.explain(&Handshake {
+            host: "a",
+            path: "/299",
+            query: None,
+            headers: &HeaderMap::new(),
+        });
+        assert_eq!(explanation.rules.len(), MAX_CONSIDERED);
+        assert_eq!(explanation.omitted, 301 - MAX_CONSIDERED);
+        let first = &explanation.rules[..2];
+        assert_eq!(first[0].rule.id.to_string(), "chat/r#299");
+        assert_eq!(first[0].verdict, Verdict::Matched);
+        assert_eq!(first[1].rule.id.to_string(), "chat/r#300");
+        assert_eq!(first[1].verdict, Verdict::EarlierMatched);
+    }
+
+    #[test]
+    fn distances() {
+        for (a, b, limit, expected) in [
+            ("chat", "chat", 0, Some(0)),
+            ("chat", "caht", 1, Some(1)),
+            ("chat", "chats", 1, Some(1)),
+            ("chat", "hat", 1, Some(1)),
+            ("chat", "chaz", 1, Some(1)),
+            ("chat", "chxz", 1, None),
+            ("chat", "chxz", 2, Some(2)),
+            ("kitten", "sitting", 4, Some(3)),
+            ("kitten", "sitting", 2, None),
+            ("", "abc", 3, Some(3)),
+            ("", "", 0, Some(0)),
+            ("abcdef", "ghijkl", 4, None),
+        ] {
+            assert_eq!(distance(a, b, limit), expected, "{a} {b}");
+            assert_eq!(distance(b, a, limit), expected, "{b} {a}");
+        }
+    }
 }

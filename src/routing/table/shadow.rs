@@ -159,3 +159,110 @@ fn value(exact: Part, regex: Part, wanted: &ValueMatch) -> (Part, &str, &str) {
         ValuePattern::Regex(pattern) => (regex, &wanted.name, pattern.as_str()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::routing::{
+        fixture::{exact, prefix, regex, route},
+        table::{Match, RouteSpec, Table},
+    };
+
+    /// What is reported, as `rule < the one that shadows it`.
+    fn shadowed(routes: Vec<RouteSpec>) -> Vec<String> {
+        let (_, shadowed) = Table::build(routes);
+        shadowed
+            .iter()
+            .map(|shadowed| format!("{} < {}", shadowed.rule, shadowed.by))
+            .collect()
+    }
+
+    /// Two rules of one route: whether the second is shadowed.
+    fn hides(first: Match, second: Match) -> bool {
+        let reported = shadowed(vec![route("r", &["a"], vec![vec![first], vec![second]])]);
+        assert!(reported.is_empty() || reported == ["chat/r#1 < chat/r#0"], "{reported:?}");
+        !reported.is_empty()
+    }
+
+    #[test]
+    fn equal_matches() {
+        let full = |path: Match| {
+            path.header("x", "1")
+                .header("y", "~2|3")
+                .query("q", "1")
+                .subprotocols(&["mqtt", "soap"])
+        };
+        let other_order = prefix("/a/")
+            .header("y", "~2|3")
+            .header("x", "1")
+            .query("q", "1")
+            .subprotocols(&["soap", "mqtt"]);
+        assert!(hides(prefix("/a"), prefix("/a/")));
+        assert!(hides(exact("/a"), exact("/%61")));
+        assert!(hides(regex("/a+"), regex("/a+")));
+        assert!(hides(full(prefix("/a")), full(prefix("/a"))));
+        assert!(hides(full(exact("/a")), full(exact("/a"))));
+        assert!(hides(full(prefix("/a")), other_order));
+    }
+
+    #[test]
+    fn matches_that_another_covers() {
+        assert!(hides(prefix("/").header("x", "~1|2"), prefix("/").header("x", "2")));
+        assert!(hides(prefix("/").query("x", "~.*"), prefix("/").query("x", "2")));
+        assert!(hides(prefix("/").subprotocols(&["a", "b"]), prefix("/").subprotocols(&["b"])));
+        assert!(hides(regex(".*"), prefix("/a").header("x", "1")));
+        assert!(hides(regex("/.*"), regex("/a+")));
+    }
+
+    #[test]
+    fn matches_that_can_be_reached() {
+        assert!(!hides(prefix("/"), prefix("/a")));
+        assert!(!hides(prefix("/a"), prefix("/")));
+        assert!(!hides(prefix("/a"), exact("/a")));
+        assert!(!hides(regex(".*"), exact("/a")));
+        assert!(!hides(exact("/a"), prefix("/a")));
+        assert!(!hides(regex("/a+"), regex("/a*")));
+        assert!(!hides(prefix("/"), prefix("/").header("x", "1")));
+        assert!(!hides(prefix("/").header("x", "1"), prefix("/")));
+        assert!(!hides(prefix("/").header("x", "1"), prefix("/").header("x", "2")));
+        assert!(!hides(prefix("/").header("x", "1"), prefix("/").header("y", "1")));
+        assert!(!hides(prefix("/").header("x", "1"), prefix("/").query("x", "1")));
+        assert!(!hides(prefix("/").header("x", "2"), prefix("/").header("x", "~1|2")));
+        assert!(!hides(
+            prefix("/").subprotocols(&["a"]),
+            prefix("/").subprotocols(&["a", "b"])
+        ));
+        assert!(!hides(prefix("/").subprotocols(&["a"]), prefix("/")));
+        assert!(!hides(regex(".*").header("x", "1"), prefix("/")));
+    }
+
+    #[test]
+    fn a_rule_is_shadowed_only_on_all_of_its_hosts_and_with_all_of_its_matches() {
+        let all = || vec![vec![prefix("/")]];
+        let older = |hostnames: &[&str]| route("a", hostnames, all());
+        assert_eq!(
+            shadowed(vec![older(&["x", "y"]), route("b", &["x", "y"], all())]),
+            ["chat/b#0 < chat/a#0"]
+        );
+        assert_eq!(shadowed(vec![older(&["x"]), route("b", &["x", "y"], all())]), [""; 0]);
+        assert_eq!(shadowed(vec![older(&["*.x"]), route("b", &["a.x"], all())]), [""; 0]);
+        assert_eq!(shadowed(vec![older(&[]), route("b", &["x"], all())]), [""; 0]);
+        assert_eq!(shadowed(vec![older(&[]), route("b", &[], all())]), ["chat/b#0 < chat/a#0"]);
+        let two = vec![vec![prefix("/"), prefix("/b")]];
+        assert_eq!(shadowed(vec![older(&["x"]), route("b", &["x"], two)]), [""; 0]);
+        let by_two = vec![vec![prefix("/")], vec![prefix("/b")], vec![prefix("/"), prefix("/b")]];
+        assert_eq!(shadowed(vec![route("a", &["x"], by_two)]), ["chat/a#2 < chat/a#0"]);
+    }
+
+    #[test]
+    fn a_rule_does_not_shadow_itself() {
+        let twice = vec![vec![prefix("/"), prefix("/")]];
+        assert_eq!(shadowed(vec![route("a", &["x", "x"], twice)]), [""; 0]);
+    }
+
+    #[test]
+    fn equal_matches_are_found_among_any_number() {
+        let tenant = |n: usize| vec![prefix("/").header("x-tenant", &n.to_string())];
+        let rules = (0..2_000).chain([1_500]).map(tenant).collect();
+        assert_eq!(shadowed(vec![route("a", &["x"], rules)]), ["chat/a#2000 < chat/a#1500"]);
+    }
+}
