@@ -1,0 +1,113 @@
+//! The Kubernetes API of Holdfast: `WebSocketRoute` in `holdfast.dev/v1alpha1`.
+//!
+//! Owns the types, their schema and the CustomResourceDefinition made of them. The documentation of a field is what
+//! `kubectl explain` shows. Nothing here decides what a route means; the control plane compiles it.
+
+mod crd;
+mod duration;
+mod policy;
+mod rule;
+mod status;
+
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+pub use crd::{crd, crd_yaml};
+pub use duration::{Duration, InvalidDuration};
+pub use policy::{
+    Algorithm, ClientIp, Cookie, HashSource, HashSourceType, Heartbeat, Heartbeats, LoadBalancing, OnUnavailable,
+    PersistenceType, SameSite, SessionHeader, SessionPersistence, Timeouts,
+};
+pub use rule::{
+    BackendRef, Fallback, FallbackType, HeaderMatch, PathMatch, PathMatchType, QueryParamMatch, RouteMatch, RouteRule,
+    ValueMatchType,
+};
+pub use status::{Condition, ConditionStatus, WebSocketRouteStatus};
+
+/// The API group.
+pub const GROUP: &str = "holdfast.dev";
+/// The version of the group that this build serves.
+pub const VERSION: &str = "v1alpha1";
+/// The kind.
+pub const KIND: &str = "WebSocketRoute";
+
+/// Which WebSocket handshakes go to which Services, and how their connections are treated.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "holdfast.dev",
+    version = "v1alpha1",
+    kind = "WebSocketRoute",
+    doc = "WebSocketRoute says which WebSocket handshakes go to which Services, and how their connections are treated.",
+    namespaced,
+    status = "WebSocketRouteStatus",
+    derive = "PartialEq",
+    shortname = "wsr",
+    category = "holdfast",
+    printcolumn(name = "Hostnames", type_ = "string", json_path = ".spec.hostnames"),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Programmed")].status"#
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = Rule::new("self.rules.map(r, has(r.matches) ? size(r.matches) : 1).sum() <= 128")
+        .message("at most 128 matches in all rules together")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct WebSocketRouteSpec {
+    /// The class that serves this route: the --class of a Holdfast. Routes of other classes are ignored.
+    /// Default: every class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
+    pub class_name: Option<String>,
+
+    /// The hosts that clients ask for, in lower case and without a port: chat.example.com, or *.example.com for any
+    /// name below example.com. A hostname belongs to the namespace of the oldest route that names it; routes of other
+    /// namespaces that name it are not accepted, unless the process runs with --host-ownership=shared. At most 64.
+    /// Default: every host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        inner(
+            length(min = 1, max = 253),
+            regex(pattern = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+        ),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub hostnames: Vec<String>,
+
+    /// What to match and where it goes. Among the rules that match a handshake, whichever route they are in, one is
+    /// chosen: Exact paths before RegularExpression before the longest PathPrefix, then more headers, more query
+    /// parameters, any subprotocols, the older route, the route's namespace and name, the order of the rules.
+    /// From 1 to 64, with at most 128 matches in all.
+    #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "atomic"))]
+    #[x_kube(
+        validation = Rule::new("self.all(a, !has(a.name) || self.exists_one(b, has(b.name) && b.name == a.name))")
+            .message("each rule's name must be unique in the route")
+            .reason(Reason::FieldValueDuplicate)
+    )]
+    pub rules: Vec<RouteRule>,
+
+    /// How a client comes back to the endpoint that it had, across connections. Default: it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_persistence: Option<SessionPersistence>,
+
+    /// How an endpoint is chosen where no persistence says so. Default: PowerOfTwo.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_balancing: Option<LoadBalancing>,
+
+    /// How long each part of a connection's life may take. Durations are written as 90s, 1h30m or 250ms; 0s means no
+    /// limit where it is allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+
+    /// The pings that Holdfast itself sends into a silent connection, so that a peer that vanished is noticed and
+    /// proxies on the way keep the connection open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<Heartbeats>,
+}

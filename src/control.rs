@@ -1,0 +1,295 @@
+//! The control plane: objects in, one published [`Snapshot`](crate::routing::Snapshot) out.
+//!
+//! `app` starts it with a [`Source`]. A source becomes a stream of [`Event`](object::Event)s; the [`Index`] takes them in;
+//! [`build`] makes a table and verdicts of it; the table is published. A change of endpoints needs no new table: the index
+//! swaps the Service's set. It never serves a connection and never waits for one.
+
+mod build;
+mod compile;
+mod endpoints;
+mod index;
+pub mod manifests;
+mod metrics;
+pub mod object;
+mod path;
+pub mod policy;
+mod publish;
+mod resolve;
+mod schema;
+mod single;
+mod verdict;
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use prometheus::Registry;
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, sleep_until},
+};
+
+pub use build::{Built, build};
+pub use index::{Change, Index, Settings};
+pub use path::{Fault, FieldPath, Step};
+pub use resolve::lookup;
+pub use single::{InvalidTarget, Target};
+pub use verdict::{Condition, Finding, Reason, Verdict};
+
+use crate::{readiness::Guard, routing::Published};
+use manifests::Follower;
+use metrics::Metrics;
+use object::Event;
+use policy::Defaults;
+use publish::Publisher;
+use resolve::Resolver;
+
+/// Where routes come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A folder of manifests, followed.
+    Folder(PathBuf),
+    /// One endpoint, as `HOST:PORT`: every host and path goes there.
+    Endpoint(String),
+}
+
+/// How routes are looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Routes of other classes are ignored.
+    pub class: String,
+    /// Whether routes of every namespace may share a hostname.
+    pub share_hosts: bool,
+}
+
+/// Why the control plane cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("--manifests {}: {error}", folder.display())]
+    Folder { folder: PathBuf, error: io::Error },
+    #[error("--to {0}")]
+    Target(#[from] InvalidTarget),
+    #[error("cannot register metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// What a source says.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Changes that belong together.
+    Events(Vec<Event>),
+    /// Everything that was there at the start has been said.
+    Synced,
+    /// So many things could not be read.
+    Trouble(usize),
+}
+
+impl Source {
+    /// Checks what can be checked before anything is bound.
+    ///
+    /// # Errors
+    /// When the folder cannot be read, or the endpoint is none.
+    pub fn check(&self) -> Result<(), StartError> {
+        match self {
+            Self::Folder(folder) => std::fs::read_dir(folder).map(drop).map_err(|error| StartError::Folder {
+                folder: folder.clone(),
+                error,
+            }),
+            Self::Endpoint(target) => Ok(target.parse::<Target>().map(drop)?),
+        }
+    }
+}
+
+/// Starts reading the source, and returns what must run for as long as the process does: it publishes the table, for the
+/// first time when everything that is there has been read, and drops `synced` then. `reload` reads files again.
+///
+/// # Errors
+/// When the source cannot be read, or the registry has these metrics already.
+pub fn start(
+    source: &Source,
+    options: Options,
+    published: Published,
+    registry: &Registry,
+    synced: Guard,
+    reload: Arc<Notify>,
+) -> Result<impl Future<Output = ()> + Send + use<>, StartError> {
+    source.check()?;
+    let metrics = Metrics::new(registry)?;
+    let (out, messages) = mpsc::channel(MESSAGES);
+    let (follower, fixed) = match source {
+        Source::Folder(folder) => {
+            let follower = manifests::follow(folder.clone(), out).map_err(|error| StartError::Folder {
+                folder: folder.clone(),
+                error,
+            })?;
+            (Some(follower), None)
+        }
+        Source::Endpoint(target) => (None, Some((target.parse::<Target>()?, out))),
+    };
+    let settings = Settings {
+        class: options.class,
+        share_hosts: options.share_hosts,
+        external_names: true,
+        defaults: Defaults::default(),
+    };
+    let plane = Plane {
+        index: Index::new(settings),
+        publisher: Publisher::new(published, metrics),
+        due: None,
+        is_synced: false,
+        synced: Some(synced),
+    };
+    Ok(plane.run(messages, fixed, follower, reload))
+}
+
+/// The one owner of the index.
+#[derive(Debug)]
+struct Plane {
+    index: Index,
+    publisher: Publisher,
+    /// When to build.
+    due: Option<Instant>,
+    is_synced: bool,
+    /// Until the first table is published.
+    synced: Option<Guard>,
+}
+
+impl Plane {
+    async fn run(
+        mut self,
+        mut messages: mpsc::Receiver<Message>,
+        fixed: Option<(Target, mpsc::Sender<Message>)>,
+        follower: Option<Follower>,
+        reload: Arc<Notify>,
+    ) {
+        let (answers, mut answered) = mpsc::channel(MESSAGES);
+        let mut resolver = Resolver::new(answers);
+        if let Some((target, _)) = &fixed {
+            self.take(Message::Events(target.events()), &mut resolver);
+            self.take(Message::Synced, &mut resolver);
+        }
+        loop {
+            let due = self.due;
+            tokio::select! {
+                message = messages.recv() => match message {
+                    Some(message) => self.take(message, &mut resolver),
+                    None => return, // the source has ended
+                },
+                Some(answer) = answered.recv() => {
+                    if let Some(event) = resolver.take(answer) {
+                        self.take(Message::Events(vec![event]), &mut resolver);
+                    }
+                    if self.synced.is_some() && self.is_synced && resolver.is_settled() {
+                        self.due = Some(Instant::now());
+                    }
+                }
+                () = reload.notified() => match &follower {
+                    Some(follower) => follower.reload(),
+                    None => tracing::info!("nothing to reload"),
+                },
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.due = None;
+                    self.index.forget_unreferenced();
+                    self.publisher.publish(&self.index);
+                    self.synced = None;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message, resolver: &mut Resolver) {
+        match message {
+            Message::Trouble(count) => self.publisher.metrics().trouble(count),
+            Message::Synced => {
+                self.is_synced = true;
+                // The first table waits for addresses, so that ready means ready; but not for ever.
+                let patience = if resolver.is_settled() { Duration::ZERO } else { FIRST_ANSWERS };
+                self.due = Some(Instant::now() + patience);
+            }
+            Message::Events(events) => {
+                let mut change = Change::Nothing;
+                for event in events {
+                    self.publisher.metrics().event(&event);
+                    change = change.max(self.index.apply(event));
+                }
+                if change == Change::Table {
+                    resolver.want(self.index.external_hosts());
+                    if self.is_synced {
+                        self.due.get_or_insert_with(|| Instant::now() + DEBOUNCE);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Messages that wait before a source does.
+const MESSAGES: usize = 64;
+/// Changes that come within this time become one table.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+/// How long the first table may wait for names to be resolved.
+const FIRST_ANSWERS: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use arc_swap::ArcSwap;
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::{
+        readiness::Readiness,
+        routing::{Handshake, Snapshot},
+    };
+
+    async fn started(source: Source) -> (Published, tokio::task::JoinHandle<()>) {
+        let published: Published = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+        let readiness = Readiness::default();
+        let options = Options {
+            class: "holdfast".to_owned(),
+            share_hosts: false,
+        };
+        let guard = readiness.wait_for("routes");
+        let running = start(&source, options, Arc::clone(&published), &Registry::new(), guard, Arc::default()).unwrap();
+        let running = tokio::spawn(running);
+        let ready = async {
+            while !readiness.missing().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), ready).await.unwrap();
+        (published, running)
+    }
+
+    fn endpoints(published: &Published, path: &str) -> Option<Vec<String>> {
+        let snapshot = published.load();
+        let handshake = Handshake {
+            host: "localhost",
+            path,
+            query: None,
+            headers: &HeaderMap::new(),
+        };
+        let rule = snapshot.table.find(&handshake)?.rule;
+        let set = rule.backends.first()?.endpoints.as_ref()?.load();
+        Some(set.usable().iter().map(|endpoint| endpoint.addresses()[0].to_string()).collect())
+    }
+
+    #[tokio::test]
+    async fn the_quickstart_is_served() {
+        let (published, _running) = started(Source::Folder("examples/quickstart".into())).await;
+        assert_eq!(published.load().generation, 1);
+        assert_eq!(endpoints(&published, "/other"), None);
+        assert_eq!(endpoints(&published, "/echo"), Some(vec!["127.0.0.1:9001".to_owned(), "127.0.0.1:9002".to_owned()]));
+    }
+
+    #[tokio::test]
+    async fn one_endpoint_is_served_without_any_file() {
+        let (published, _running) = started(Source::Endpoint("127.0.0.1:3000".to_owned())).await;
+        assert_eq!(endpoints(&published, "/any/path"), Some(vec!["127.0.0.1:3000".to_owned()]));
+    }
+
+    #[test]
+    fn a_source_that_cannot_be_read_is_said_with_its_flag() {
+        let folder = Source::Folder("/nowhere".into()).check().unwrap_err().to_string();
+        assert!(folder.starts_with("--manifests /nowhere: "), "{folder}");
+        let target = Source::Endpoint("localhost".to_owned()).check().unwrap_err().to_string();
+        assert!(target.starts_with("--to localhost: the port is missing"), "{target}");
+    }
+}

@@ -1,0 +1,266 @@
+//! From the index to a table and a verdict on each route. Pure: the same objects give the same answer, on every replica.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    compile::{Compiled, CompiledRule, Reference},
+    index::{Entry, Index},
+    object::Service,
+    path::{Fault, FieldPath},
+    verdict::{Finding, Reason, Verdict},
+};
+use crate::routing::{
+    Backend, EndpointCell, ObjectName, Rule, ServicePort, Table,
+    balancer::Cursor,
+    table::{RouteSpec, RuleSpec, Shadowed},
+};
+
+/// What the objects come to.
+#[derive(Debug)]
+pub struct Built {
+    pub table: Table,
+    /// One for each route of our class, by name.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// Builds the table.
+pub fn build(index: &Index) -> Built {
+    let mut owners = Owners::default();
+    let mut specs = Vec::new();
+    let mut verdicts = Vec::new();
+    let mut entries: Vec<&Entry> = index.entries().collect();
+    entries.sort_by(|a, b| (a.route.created, &a.route.name).cmp(&(b.route.created, &b.route.name)));
+    for entry in entries {
+        let mut verdict = Verdict {
+            route: entry.route.name.clone(),
+            generation: entry.route.generation,
+            rejected: owners.claim(index, entry),
+            unresolved: Vec::new(),
+            shadowed: Vec::new(),
+        };
+        match &entry.compiled {
+            Ok(compiled) => {
+                let rules = rules(index, entry, compiled, &mut verdict.unresolved);
+                if verdict.is_accepted() {
+                    specs.push(RouteSpec {
+                        name: entry.route.name.clone(),
+                        created: entry.route.created,
+                        hostnames: compiled.hostnames.clone(),
+                        rules,
+                    });
+                }
+            }
+            Err(faults) => verdict.rejected.splice(0..0, faults.iter().map(unsupported)).for_each(drop),
+        }
+        verdicts.push(verdict);
+    }
+    let (table, shadowed) = Table::build(specs);
+    verdicts.sort_by(|a, b| a.route.cmp(&b.route));
+    report(index, shadowed, &mut verdicts);
+    Built { table, verdicts }
+}
+
+/// Which namespace owns which hostname: that of the oldest route that names it.
+#[derive(Default)]
+struct Owners<'a>(HashMap<&'a str, &'a ObjectName>);
+
+impl<'a> Owners<'a> {
+    /// Claims a route's hostnames, all or none. Routes come oldest first.
+    fn claim(&mut self, index: &Index, entry: &'a Entry) -> Vec<Finding> {
+        let route = &entry.route;
+        let path = FieldPath::of(["spec", "hostnames"]);
+        let named = route
+            .spec
+            .hostnames
+            .iter()
+            .enumerate()
+            .map(|(index, host)| (path.item(index), host.as_str()));
+        let every = route.spec.hostnames.is_empty().then(|| (FieldPath::of(["spec"]), EVERY_HOST));
+        let hosts: Vec<(FieldPath, &str)> = named.chain(every).collect();
+        let taken = |host: &str| self.0.get(host).filter(|owner| owner.namespace != route.name.namespace);
+        let conflicts: Vec<Finding> = hosts
+            .iter()
+            .filter_map(|(path, host)| taken(host).map(|owner| conflict(path.clone(), host, owner)))
+            .collect();
+        if index.settings().share_hosts {
+            return Vec::new();
+        }
+        if conflicts.is_empty() {
+            for (_, host) in hosts {
+                self.0.entry(host).or_insert(&route.name);
+            }
+        }
+        conflicts
+    }
+}
+
+fn conflict(path: FieldPath, host: &str, owner: &ObjectName) -> Finding {
+    let host = if host == EVERY_HOST { "every host" } else { host };
+    let namespace = &owner.namespace;
+    Finding {
+        reason: Reason::HostnameConflict,
+        fault: Fault::new(
+            path,
+            format!("{host} is owned by namespace {namespace} (WebSocketRoute {owner})"),
+        ),
+        fix: Some(format!(
+            "move the route to namespace {namespace}, or run with --host-ownership=shared"
+        )),
+    }
+}
+
+fn unsupported(fault: &Fault) -> Finding {
+    Finding {
+        reason: Reason::UnsupportedValue,
+        fault: fault.clone(),
+        fix: None,
+    }
+}
+
+fn rules(index: &Index, entry: &Entry, compiled: &Compiled, unresolved: &mut Vec<Finding>) -> Vec<RuleSpec> {
+    let timeouts = compiled.policies.timeouts();
+    let heartbeat = compiled.policies.heartbeats();
+    let rule = |rule: &CompiledRule| RuleSpec {
+        matches: rule.matches.clone(),
+        rule: Arc::new(Rule {
+            id: rule.id.clone(),
+            backends: rule
+                .references
+                .iter()
+                .map(|reference| backend(index, entry, reference, unresolved))
+                .collect(),
+            fallback: rule.fallback,
+            persistence: rule.persistence.clone(),
+            balancing: rule.balancing.clone(),
+            timeouts,
+            heartbeat,
+            cursor: Cursor::default(),
+        }),
+    };
+    compiled.rules.iter().map(rule).collect()
+}
+
+fn backend(index: &Index, entry: &Entry, reference: &Reference, unresolved: &mut Vec<Finding>) -> Backend {
+    let endpoints = match resolve(index, &entry.route.name, reference) {
+        Ok(cell) => Some(cell),
+        Err(finding) => {
+            unresolved.push(*finding);
+            None
+        }
+    };
+    Backend {
+        service: ServicePort {
+            namespace: Arc::clone(&reference.service.namespace),
+            name: Arc::clone(&reference.service.name),
+            port: reference.port,
+        },
+        weight: reference.weight,
+        endpoints,
+    }
+}
+
+fn resolve(index: &Index, route: &ObjectName, reference: &Reference) -> Result<Arc<EndpointCell>, Box<Finding>> {
+    let broken = |field: &str, reason, message: String, fix: Option<String>| {
+        Box::new(Finding {
+            reason,
+            fault: Fault::new(reference.path.field(field), message),
+            fix,
+        })
+    };
+    let name = &reference.service;
+    if !(reference.group.is_empty() && &*reference.kind == "Service") {
+        let kind = [&*reference.kind, &*reference.group].join(".");
+        let message = format!("{} cannot be referred to, only a Service can", kind.trim_end_matches('.'));
+        return Err(broken("kind", Reason::InvalidKind, message, None));
+    }
+    if name.namespace != route.namespace && !index.is_granted(&route.namespace, name) {
+        let message = format!(
+            "no ReferenceGrant in namespace {} lets WebSocketRoutes of {} refer to Service {name}",
+            name.namespace, route.namespace
+        );
+        let fix = "add one there, or refer to a Service of the route's own namespace".to_owned();
+        return Err(broken("namespace", Reason::RefNotPermitted, message, Some(fix)));
+    }
+    let Some(service) = index.service(name) else {
+        return Err(broken(
+            "name",
+            Reason::BackendNotFound,
+            format!("there is no Service {name}"),
+            None,
+        ));
+    };
+    if service.external_name.is_some() && !index.settings().external_names {
+        let message = format!("Service {name} is an ExternalName, which could reach anything");
+        return Err(broken("name", Reason::InvalidKind, message, None));
+    }
+    port(service, reference).map_err(|(reason, message)| broken("port", reason, message, None))?;
+    let missing = || broken("name", Reason::BackendNotFound, format!("there is no Service {name}"), None);
+    index.cell(name, reference.port).cloned().ok_or_else(missing)
+}
+
+/// Whether the Service has the port, and speaks what we speak.
+fn port(service: &Service, reference: &Reference) -> Result<(), (Reason, String)> {
+    if service.external_name.is_some() && service.ports.is_empty() {
+        return Ok(());
+    }
+    let name = &service.name;
+    let number = reference.port;
+    let of_number = || service.ports.iter().filter(|port| port.number == number);
+    let Some(port) = of_number()
+        .find(|port| &*port.protocol == "TCP")
+        .or_else(|| of_number().next())
+    else {
+        let has: Vec<String> = service.ports.iter().map(|port| port.number.to_string()).collect();
+        let has = if has.is_empty() { "none".to_owned() } else { has.join(", ") };
+        return Err((
+            Reason::BackendNotFound,
+            format!("Service {name} has no port {number}; it has {has}"),
+        ));
+    };
+    if &*port.protocol != "TCP" {
+        return Err((
+            Reason::UnsupportedProtocol,
+            format!("port {number} of Service {name} is {}, not TCP", port.protocol),
+        ));
+    }
+    match port.app_protocol.as_deref() {
+        Some(protocol) if !SPOKEN.iter().any(|spoken| spoken.eq_ignore_ascii_case(protocol)) => {
+            let message =
+                format!("port {number} of Service {name} speaks {protocol}; Holdfast speaks HTTP/1.1 and WebSocket without TLS");
+            Err((Reason::UnsupportedProtocol, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Adds the shadowed rules to the verdicts, which are in order of name.
+fn report(index: &Index, shadowed: Vec<Shadowed>, verdicts: &mut [Verdict]) {
+    for Shadowed { rule, by } in shadowed {
+        let Ok(at) = verdicts.binary_search_by(|verdict| verdict.route.cmp(&rule.route)) else {
+            continue;
+        };
+        let compiled = index
+            .entries()
+            .find(|entry| entry.route.name == rule.route)
+            .and_then(|entry| entry.compiled.as_ref().ok());
+        let position = compiled.and_then(|compiled| compiled.rules.iter().position(|candidate| candidate.id == rule));
+        let path = FieldPath::of(["spec", "rules"]).item(position.unwrap_or_default());
+        verdicts[at].shadowed.push(Finding {
+            reason: Reason::Shadowed,
+            fault: Fault::new(
+                path,
+                format!(
+                    "rule {:?} never matches: rule {by} with the same conditions comes first",
+                    &*rule.rule
+                ),
+            ),
+            fix: None,
+        });
+    }
+}
+
+/// No hostname has this spelling.
+const EVERY_HOST: &str = "";
+
+/// The `appProtocol`s of ports that speak HTTP/1.1 or WebSocket in clear.
+const SPOKEN: [&str; 7] = ["http", "http1", "http/1.1", "ws", "websocket", "kubernetes.io/ws", "tcp"];

@@ -1,0 +1,277 @@
+//! Compiles one WebSocketRoute, by itself: what its matches and policies mean, without looking at any other object.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use http::HeaderName;
+
+use super::{
+    path::{Fault, FieldPath},
+    policy::{BALANCING, Defaults, MIN_HEARTBEAT, ON_UNAVAILABLE, PREFIX_LENGTHS, Policies},
+};
+use crate::{
+    api::{
+        Algorithm, BackendRef, Cookie as CookieSpec, FallbackType, HashSourceType, LoadBalancing,
+        OnUnavailable as OnUnavailableSpec, PathMatch as PathSpec, PathMatchType, PersistenceType, RouteMatch, RouteRule,
+        SameSite as SameSiteSpec, SessionPersistence, ValueMatchType, WebSocketRouteSpec,
+    },
+    routing::{
+        ObjectName, RuleId,
+        persistence::default_cookie_name,
+        route::{Balancing, Cookie, Fallback, HashSource, OnUnavailable, PersistBy, Persistence, SameSite},
+        table::{Match, PathMatch, ValueMatch, ValuePattern},
+    },
+};
+
+/// A route whose own fields are all fine.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    pub(crate) hostnames: Vec<Box<str>>,
+    pub(crate) rules: Vec<CompiledRule>,
+    pub(crate) policies: Policies,
+}
+
+#[derive(Debug)]
+pub(crate) struct CompiledRule {
+    pub(crate) id: RuleId,
+    pub(crate) matches: Vec<Match>,
+    pub(crate) references: Vec<Reference>,
+    pub(crate) fallback: Fallback,
+    pub(crate) persistence: Option<Persistence>,
+    pub(crate) balancing: Balancing,
+}
+
+/// A backendRef that has not been looked up yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Reference {
+    pub(crate) path: FieldPath,
+    pub(crate) group: Box<str>,
+    pub(crate) kind: Box<str>,
+    pub(crate) service: ObjectName,
+    pub(crate) port: u16,
+    pub(crate) weight: u32,
+}
+
+/// Compiles a route.
+///
+/// # Errors
+/// Everything that its schema admits and that still cannot mean anything; never empty. The route is not accepted then.
+pub(crate) fn compile(name: &ObjectName, spec: &WebSocketRouteSpec, defaults: &Defaults) -> Result<Compiled, Vec<Fault>> {
+    let mut faults = Faults::default();
+    let root = FieldPath::of(["spec"]);
+    let policies = policies(spec, defaults, &root, &mut faults);
+    let balancing = balancing(spec.load_balancing.as_ref(), &root.field("loadBalancing"), &mut faults);
+    let mut rules = Vec::with_capacity(spec.rules.len());
+    for (index, rule) in spec.rules.iter().enumerate() {
+        let path = root.field("rules").item(index);
+        let id = RuleId {
+            route: name.clone(),
+            rule: rule.name.as_deref().map_or_else(|| index.to_string().into(), Arc::from),
+        };
+        rules.push(CompiledRule {
+            matches: matches(rule, &path, &mut faults),
+            references: references(rule, name, &path),
+            fallback: fallback(rule),
+            persistence: spec.session_persistence.as_ref().map(|persistence| persist(persistence, &id)),
+            balancing: balancing.clone(),
+            id,
+        });
+    }
+    let hostnames = spec.hostnames.iter().map(|hostname| hostname.as_str().into()).collect();
+    faults.none_or(Compiled {
+        hostnames,
+        rules,
+        policies,
+    })
+}
+
+/// What was found so far.
+#[derive(Default)]
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn add(&mut self, path: FieldPath, message: impl Into<String>) {
+        self.0.push(Fault::new(path, message));
+    }
+
+    fn none_or<T>(self, value: T) -> Result<T, Vec<Fault>> {
+        if self.0.is_empty() { Ok(value) } else { Err(self.0) }
+    }
+}
+
+fn matches(rule: &RouteRule, path: &FieldPath, faults: &mut Faults) -> Vec<Match> {
+    if rule.matches.is_empty() {
+        return vec![everything()];
+    }
+    let at = |index| path.field("matches").item(index);
+    let matches = rule.matches.iter().enumerate();
+    matches
+        .filter_map(|(index, entry)| conditions(entry, &at(index), faults))
+        .collect()
+}
+
+fn everything() -> Match {
+    Match {
+        path: PathMatch::Prefix("/".into()),
+        headers: Vec::new(),
+        query: Vec::new(),
+        subprotocols: Vec::new(),
+    }
+}
+
+fn conditions(entry: &RouteMatch, path: &FieldPath, faults: &mut Faults) -> Option<Match> {
+    let mut names = BTreeSet::new();
+    let mut headers = Vec::with_capacity(entry.headers.len());
+    for (index, header) in entry.headers.iter().enumerate() {
+        let at = path.field("headers").item(index);
+        let name = header.name.to_ascii_lowercase();
+        if !names.insert(name.clone()) {
+            faults.add(
+                at.field("name"),
+                format!("{} is there twice; case does not count", header.name),
+            );
+        }
+        headers.extend(value(name, header.kind, &header.value, &at, faults));
+    }
+    let mut query = Vec::with_capacity(entry.query_params.len());
+    for (index, parameter) in entry.query_params.iter().enumerate() {
+        let at = path.field("queryParams").item(index);
+        query.extend(value(parameter.name.clone(), parameter.kind, &parameter.value, &at, faults));
+    }
+    Some(Match {
+        path: path_match(&entry.path, &path.field("path").field("value"), faults)?,
+        headers,
+        query,
+        subprotocols: entry.subprotocols.iter().map(|word| word.as_str().into()).collect(),
+    })
+}
+
+fn value(name: String, kind: ValueMatchType, value: &str, path: &FieldPath, faults: &mut Faults) -> Option<ValueMatch> {
+    let value = match kind {
+        ValueMatchType::Exact => ValuePattern::Exact(value.into()),
+        ValueMatchType::RegularExpression => match ValuePattern::regex(value) {
+            Ok(pattern) => pattern,
+            Err(error) => {
+                faults.add(path.field("value"), error.to_string());
+                return None;
+            }
+        },
+    };
+    Some(ValueMatch {
+        name: name.into(),
+        value,
+    })
+}
+
+fn path_match(spec: &PathSpec, path: &FieldPath, faults: &mut Faults) -> Option<PathMatch> {
+    let compiled = match spec.kind {
+        PathMatchType::Exact => PathMatch::exact(&spec.value),
+        PathMatchType::PathPrefix => PathMatch::prefix(&spec.value),
+        PathMatchType::RegularExpression => PathMatch::regex(&spec.value),
+    };
+    compiled.map_err(|error| faults.add(path.clone(), error.to_string())).ok()
+}
+
+fn references(rule: &RouteRule, route: &ObjectName, path: &FieldPath) -> Vec<Reference> {
+    let reference = |(index, entry): (usize, &BackendRef)| Reference {
+        path: path.field("backendRefs").item(index),
+        group: entry.group.as_str().into(),
+        kind: entry.kind.as_str().into(),
+        service: ObjectName {
+            namespace: entry
+                .namespace
+                .as_deref()
+                .map_or_else(|| Arc::clone(&route.namespace), Arc::from),
+            name: entry.name.as_str().into(),
+        },
+        port: u16::try_from(entry.port).unwrap_or_default(), // the schema bounds both
+        weight: u32::try_from(entry.weight).unwrap_or_default(),
+    };
+    rule.backend_refs.iter().enumerate().map(reference).collect()
+}
+
+fn fallback(rule: &RouteRule) -> Fallback {
+    match rule.fallback.as_ref().map(|fallback| fallback.kind).unwrap_or_default() {
+        FallbackType::Backend => Fallback::Backend,
+        FallbackType::Reject => Fallback::Reject,
+    }
+}
+
+fn persist(spec: &SessionPersistence, id: &RuleId) -> Persistence {
+    let by = match (spec.kind, &spec.header) {
+        (PersistenceType::Header, Some(header)) => PersistBy::Header(header.name.to_ascii_lowercase().into()),
+        (PersistenceType::ClientIP, _) => {
+            let given = spec.client_ip.clone().unwrap_or_default();
+            let length = |given: Option<i32>, default| given.and_then(|length| u8::try_from(length).ok()).unwrap_or(default);
+            PersistBy::ClientIp {
+                ipv4_prefix: length(given.ipv4_prefix_length, PREFIX_LENGTHS.0),
+                ipv6_prefix: length(given.ipv6_prefix_length, PREFIX_LENGTHS.1),
+            }
+        }
+        (PersistenceType::Cookie | PersistenceType::Header, _) => {
+            PersistBy::Cookie(cookie(&spec.cookie.clone().unwrap_or_default(), id))
+        }
+    };
+    let on_unavailable = match spec.on_unavailable {
+        None => ON_UNAVAILABLE,
+        Some(OnUnavailableSpec::Repick) => OnUnavailable::Repick,
+        Some(OnUnavailableSpec::Fail) => OnUnavailable::Fail,
+    };
+    Persistence { by, on_unavailable }
+}
+
+fn cookie(spec: &CookieSpec, id: &RuleId) -> Cookie {
+    Cookie {
+        name: spec.name.clone().unwrap_or_else(|| default_cookie_name(id)).into(),
+        path: spec.path.as_deref().map(Box::from),
+        domain: spec.domain.as_deref().map(Box::from),
+        same_site: match spec.same_site.unwrap_or_default() {
+            SameSiteSpec::Strict => SameSite::Strict,
+            SameSiteSpec::Lax => SameSite::Lax,
+            SameSiteSpec::None => SameSite::None,
+        },
+        secure: spec.secure,
+        http_only: spec.http_only.unwrap_or(true),
+        partitioned: spec.partitioned.unwrap_or(false),
+        max_age: spec.max_age.map(Duration::from).unwrap_or_default(),
+    }
+}
+
+fn balancing(spec: Option<&LoadBalancing>, path: &FieldPath, faults: &mut Faults) -> Balancing {
+    let Some(spec) = spec else { return BALANCING };
+    match (spec.algorithm, &spec.hash) {
+        (Some(Algorithm::RoundRobin), _) => Balancing::RoundRobin,
+        (Some(Algorithm::LeastConnections), _) => Balancing::LeastConnections,
+        (Some(Algorithm::PowerOfTwo), _) => Balancing::PowerOfTwo,
+        (Some(Algorithm::Random), _) => Balancing::Random,
+        (Some(Algorithm::ConsistentHash), Some(hash)) => {
+            let name = hash.name.as_deref().unwrap_or_default();
+            Balancing::ConsistentHash(match hash.source {
+                HashSourceType::ClientIP => HashSource::ClientIp,
+                HashSourceType::Path => HashSource::Path,
+                HashSourceType::QueryParam => HashSource::QueryParam(name.into()),
+                HashSourceType::Header => {
+                    if HeaderName::from_bytes(name.as_bytes()).is_err() {
+                        faults.add(path.field("hash").field("name"), format!("{name:?} is no header's name"));
+                    }
+                    HashSource::Header(name.to_ascii_lowercase().into())
+                }
+            })
+        }
+        (None, _) | (Some(Algorithm::ConsistentHash), None) => BALANCING,
+    }
+}
+
+fn policies(spec: &WebSocketRouteSpec, defaults: &Defaults, root: &FieldPath, faults: &mut Faults) -> Policies {
+    let policies = Policies::of(spec, defaults);
+    for (side, heartbeat) in [
+        ("client", policies.client_heartbeat),
+        ("endpoint", policies.endpoint_heartbeat),
+    ] {
+        let interval = heartbeat.interval.value;
+        if !interval.is_zero() && interval < MIN_HEARTBEAT {
+            let at = root.field("heartbeat").field(side).field("interval");
+            faults.add(at, format!("{interval:?} is neither 0s nor at least {MIN_HEARTBEAT:?}"));
+        }
+    }
+    policies
+}

@@ -1,0 +1,84 @@
+//! What is counted of the control plane.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus::{GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+use super::{object::Event, object::ObjectKind, verdict::Verdict};
+
+/// The control plane's metrics.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    routes: IntGaugeVec,
+    generation: IntGauge,
+    build: Histogram,
+    last_event: GaugeVec,
+    errors: IntCounterVec,
+}
+
+impl Metrics {
+    /// Registers them.
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let metrics = Self {
+            routes: IntGaugeVec::new(
+                Opts::new("holdfast_routes", "WebSocketRoutes of our class: programmed are served, rejected are not, pending wait."),
+                &["state"],
+            )?,
+            generation: IntGauge::new(
+                "holdfast_snapshot_generation",
+                "How many routing tables this process has published; grows by one with each.",
+            )?,
+            build: Histogram::with_opts(
+                HistogramOpts::new(
+                    "holdfast_snapshot_build_duration_seconds",
+                    "How long a routing table took to build and publish.",
+                )
+                .buckets(vec![0.0001, 0.001, 0.005, 0.02, 0.1, 0.5, 2.0]),
+            )?,
+            last_event: GaugeVec::new(
+                Opts::new(
+                    "holdfast_watch_last_event_timestamp_seconds",
+                    "When an object of the kind last changed, or was last read at the start.",
+                ),
+                &["kind"],
+            )?,
+            errors: IntCounterVec::new(
+                Opts::new("holdfast_watch_errors_total", "Reads that failed: for kind Manifest, problems found in files."),
+                &["kind"],
+            )?,
+        };
+        registry.register(Box::new(metrics.routes.clone()))?;
+        registry.register(Box::new(metrics.generation.clone()))?;
+        registry.register(Box::new(metrics.build.clone()))?;
+        registry.register(Box::new(metrics.last_event.clone()))?;
+        registry.register(Box::new(metrics.errors.clone()))?;
+        metrics.errors.with_label_values(&[MANIFEST]).reset();
+        Ok(metrics)
+    }
+
+    pub(super) fn published(&self, generation: u64, took: Duration, verdicts: &[Verdict]) {
+        let rejected = verdicts.iter().filter(|verdict| !verdict.is_accepted()).count();
+        for (state, count) in [("programmed", verdicts.len() - rejected), ("pending", 0), ("rejected", rejected)] {
+            self.routes.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.build.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn event(&self, event: &Event) {
+        let kind = match event {
+            Event::Apply(object) => object.key().kind,
+            Event::Delete(key) => key.kind,
+            Event::Resolved { .. } => ObjectKind::Service,
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last_event.with_label_values(&[kind.word()]).set(now.as_secs_f64());
+    }
+
+    pub(super) fn trouble(&self, count: usize) {
+        self.errors.with_label_values(&[MANIFEST]).inc_by(count as u64);
+    }
+}
+
+/// The kind of what could not be read.
+const MANIFEST: &str = "Manifest";

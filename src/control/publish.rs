@@ -1,0 +1,71 @@
+//! Builds and publishes the table, and says in the log what became of each route.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use super::{
+    Finding,
+    build::{Built, build},
+    index::Index,
+    metrics::Metrics,
+    object::Route,
+    verdict::Verdict,
+};
+use crate::routing::{ObjectName, Published, Snapshot};
+
+/// The one writer of the published snapshot.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    published: Published,
+    metrics: Metrics,
+    verdicts: BTreeMap<ObjectName, Verdict>,
+}
+
+impl Publisher {
+    pub(super) fn new(published: Published, metrics: Metrics) -> Self {
+        Self {
+            published,
+            metrics,
+            verdicts: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Publishes what the index comes to.
+    pub(super) fn publish(&mut self, index: &Index) {
+        let started = Instant::now();
+        let Built { table, verdicts } = build(index);
+        let generation = self.published.load().generation + 1;
+        self.published.store(Arc::new(Snapshot { generation, table }));
+        self.metrics.published(generation, started.elapsed(), &verdicts);
+        let rejected = verdicts.iter().filter(|verdict| !verdict.is_accepted()).count();
+        tracing::info!(generation, routes = verdicts.len(), rejected, "routes published");
+        self.report(index, verdicts);
+    }
+
+    /// Says what is new about each route.
+    fn report(&mut self, index: &Index, verdicts: Vec<Verdict>) {
+        let routes: BTreeMap<&ObjectName, &Arc<Route>> = index.routes().map(|route| (&route.name, route)).collect();
+        let mut now = BTreeMap::new();
+        for verdict in verdicts {
+            let before = self.verdicts.get(&verdict.route);
+            if before.is_some_and(|before| !before.is_clean()) && verdict.is_clean() {
+                tracing::info!("WebSocketRoute {}: everything is in order again", verdict.route);
+            }
+            let known: Vec<&Finding> = before.into_iter().flat_map(Verdict::findings).collect();
+            for finding in verdict.findings().filter(|finding| !known.contains(finding)) {
+                warn(routes.get(&verdict.route).copied(), &verdict.route, finding);
+            }
+            now.insert(verdict.route.clone(), verdict);
+        }
+        self.verdicts = now;
+    }
+}
+
+fn warn(route: Option<&Arc<Route>>, name: &ObjectName, finding: &Finding) {
+    let location = route.and_then(|route| route.origin.as_ref()).map(|origin| origin.locate(&finding.fault));
+    let place = location.map_or_else(String::new, |location| format!("{location}: "));
+    tracing::warn!(reason = %finding.reason, "{place}WebSocketRoute {name}: {}", finding.fault);
+}
