@@ -13,8 +13,8 @@ use tokio::{
 
 use crate::{
     admin::{self, Admin},
-    config::{ConfigError, HostOwnership, Serve, Source, Switch},
-    control,
+    config::{ConfigError, HostOwnership, Serve, Switch},
+    control::{self, Source},
     drain::{self, Blocker, Trigger},
     proxy::{
         Proxy, Running, Settings, Trust,
@@ -62,8 +62,8 @@ pub enum StartError {
         address: SocketAddr,
         error: io::Error,
     },
-    #[error("{0}")]
-    Source(String),
+    #[error(transparent)]
+    Source(#[from] control::StartError),
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
 }
@@ -88,6 +88,7 @@ pub struct Bound {
 /// When the configuration makes no sense or an address cannot be bound; then nothing stays bound.
 pub fn build(config: Serve, access: Option<(Lines, Flush)>) -> Result<Bound, StartError> {
     let source = config.source()?;
+    source.check()?;
     let (delay, window) = config.drain()?;
     let settings = settings(&config);
     let bind = |flag, address| move |error| StartError::Bind { flag, address, error };
@@ -169,8 +170,7 @@ impl Bound {
             &registry,
             synced,
             Arc::clone(&reload),
-        )
-        .map_err(|error| StartError::Source(error.to_string()))?;
+        )?;
         tracing::info!(http = %self.http, admin = %self.admin, version = env!("CARGO_PKG_VERSION"), "serving");
 
         let mut process = Process {

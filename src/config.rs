@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use crate::{cli, proxy::KeepAlive, telemetry::LogFormat};
+use crate::{cli, control::Source, proxy::KeepAlive, telemetry::LogFormat};
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -24,10 +24,6 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Validate manifests: conditions, effective values, the table. Exit 1 if one is rejected.
-    Check(cli::check::Args),
-    /// Which rule matches a URL and why, which endpoints would be tried, why the others lost.
-    Why(cli::why::Args),
     /// A WebSocket client: handshake, numbered echoes, round trips, close code.
     Ping(cli::ping::Args),
     /// An echo endpoint, for demos and tests.
@@ -134,13 +130,6 @@ pub enum HostOwnership {
     Namespace,
     /// Routes of every namespace may share a hostname.
     Shared,
-}
-
-/// Where routes come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    Folder(PathBuf),
-    Endpoint(String),
 }
 
 /// What is wrong with a configuration whose parts are each fine.
