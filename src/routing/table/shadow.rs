@@ -257,6 +257,8 @@ mod tests {
     fn a_rule_does_not_shadow_itself() {
         let twice = vec![vec![prefix("/"), prefix("/")]];
         assert_eq!(shadowed(vec![route("a", &["x", "x"], twice)]), [""; 0]);
+        let narrower = vec![vec![prefix("/").header("x", "~1|2"), prefix("/").header("x", "2")]];
+        assert_eq!(shadowed(vec![route("a", &["x"], narrower)]), [""; 0]);
     }
 
     #[test]
