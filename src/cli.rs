@@ -3,12 +3,16 @@
 //! `main` parses and dispatches. Commands may look at everything; nothing looks at them. They write to stdout through
 //! [`output`] or a queue of lines, and never through `tracing`.
 
+pub mod check;
 pub mod completion;
+pub mod crd;
 pub mod echo;
 pub mod explain;
+mod offline;
 pub mod output;
 pub mod ping;
 pub mod version;
+pub mod why;
 
 use std::io;
 use std::process::ExitCode;

@@ -24,6 +24,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Validate manifests: conditions, effective values, the table. Exit 1 if one is rejected.
+    Check(cli::check::Args),
+    /// Which rule matches a URL and why, which endpoints would be tried, why the others lost.
+    Why(cli::why::Args),
     /// A WebSocket client: handshake, numbered echoes, round trips, close code.
     Ping(cli::ping::Args),
     /// An echo endpoint, for demos and tests.

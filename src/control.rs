@@ -201,7 +201,11 @@ impl Plane {
             Message::Synced => {
                 self.is_synced = true;
                 // The first table waits for addresses, so that ready means ready; but not for ever.
-                let patience = if resolver.is_settled() { Duration::ZERO } else { FIRST_ANSWERS };
+                let patience = if resolver.is_settled() {
+                    Duration::ZERO
+                } else {
+                    FIRST_ANSWERS
+                };
                 self.due = Some(Instant::now() + patience);
             }
             Message::Events(events) => {
@@ -247,7 +251,15 @@ mod tests {
             share_hosts: false,
         };
         let guard = readiness.wait_for("routes");
-        let running = start(&source, options, Arc::clone(&published), &Registry::new(), guard, Arc::default()).unwrap();
+        let running = start(
+            &source,
+            options,
+            Arc::clone(&published),
+            &Registry::new(),
+            guard,
+            Arc::default(),
+        )
+        .unwrap();
         let running = tokio::spawn(running);
         let ready = async {
             while !readiness.missing().is_empty() {
@@ -268,7 +280,12 @@ mod tests {
         };
         let rule = snapshot.table.find(&handshake)?.rule;
         let set = rule.backends.first()?.endpoints.as_ref()?.load();
-        Some(set.usable().iter().map(|endpoint| endpoint.addresses()[0].to_string()).collect())
+        Some(
+            set.usable()
+                .iter()
+                .map(|endpoint| endpoint.addresses()[0].to_string())
+                .collect(),
+        )
     }
 
     #[tokio::test]
@@ -276,7 +293,10 @@ mod tests {
         let (published, _running) = started(Source::Folder("examples/quickstart".into())).await;
         assert_eq!(published.load().generation, 1);
         assert_eq!(endpoints(&published, "/other"), None);
-        assert_eq!(endpoints(&published, "/echo"), Some(vec!["127.0.0.1:9001".to_owned(), "127.0.0.1:9002".to_owned()]));
+        assert_eq!(
+            endpoints(&published, "/echo"),
+            Some(vec!["127.0.0.1:9001".to_owned(), "127.0.0.1:9002".to_owned()])
+        );
     }
 
     #[tokio::test]

@@ -21,6 +21,8 @@ fn main() -> ExitCode {
     let color = serve.color;
     match command {
         None => run(serve),
+        Some(Command::Check(args)) => cli::check::run(&args, color),
+        Some(Command::Why(args)) => cli::why::run(&args, color),
         Some(Command::Ping(args)) => cli::ping::run(&args, color),
         Some(Command::Echo(args)) => cli::echo::run(&args, color),
         Some(Command::Explain(args)) => cli::explain::run(&args, color),

@@ -6,7 +6,10 @@ use serde_json::Value;
 #[test]
 fn the_committed_file_is_generated_from_the_types() {
     let committed = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/crds/websocketroutes.yaml")).unwrap();
-    assert!(committed == api::crd_yaml(), "crds/websocketroutes.yaml is not what the types say: run make generate");
+    assert!(
+        committed == api::crd_yaml(),
+        "crds/websocketroutes.yaml is not what the types say: run make generate"
+    );
 }
 
 #[test]
@@ -69,7 +72,10 @@ fn walk(schema: &Value, at: &str, faults: &mut Vec<String>) {
             demand(has("x-kubernetes-list-type"), "no list type");
             walk(&schema["items"], &format!("{at}[]"), faults);
         }
-        Some("string") => demand(has("maxLength") || has("enum") || schema["format"] == "date-time", "no maxLength"),
+        Some("string") => demand(
+            has("maxLength") || has("enum") || schema["format"] == "date-time",
+            "no maxLength",
+        ),
         Some("integer") => demand(has("minimum") && (has("maximum") || schema["format"] == "int64"), "no bounds"),
         Some("boolean") => {}
         other => demand(false, &format!("type {other:?}")),
@@ -79,7 +85,11 @@ fn walk(schema: &Value, at: &str, faults: &mut Vec<String>) {
 #[test]
 fn only_what_absence_cannot_mean_has_a_default() {
     let mut defaults = Vec::new();
-    find_defaults(&api::crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"], "", &mut defaults);
+    find_defaults(
+        &api::crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"],
+        "",
+        &mut defaults,
+    );
     defaults.sort();
     let expected = [
         r#".spec.rules[].backendRefs[].group = """#,

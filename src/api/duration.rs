@@ -31,6 +31,15 @@ impl From<Duration> for time::Duration {
     }
 }
 
+/// Parts of a millisecond are cut off.
+impl From<time::Duration> for Duration {
+    fn from(duration: time::Duration) -> Self {
+        Self(time::Duration::from_millis(
+            u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+        ))
+    }
+}
+
 impl FromStr for Duration {
     type Err = InvalidDuration;
 

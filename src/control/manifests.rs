@@ -147,7 +147,9 @@ fn contents(file: &Path) -> Contents {
 fn text(file: &Path) -> io::Result<String> {
     let length = fs::metadata(file)?.len();
     if length > MAX_BYTES {
-        return Err(io::Error::other(format!("{length} bytes are more than a manifest may have ({MAX_BYTES})")));
+        return Err(io::Error::other(format!(
+            "{length} bytes are more than a manifest may have ({MAX_BYTES})"
+        )));
     }
     let bytes = fs::read(file)?;
     String::from_utf8(bytes).map_err(|error| {
@@ -178,7 +180,11 @@ fn parse(text: &str, file: &Arc<Path>) -> Contents {
 
 impl Contents {
     fn take(&mut self, node: Node, file: &Arc<Path>, depth: usize) {
-        let is_list = node.get("kind").and_then(Node::text).is_some_and(|kind| kind.ends_with("List")) && node.get("items").is_some();
+        let is_list = node
+            .get("kind")
+            .and_then(Node::text)
+            .is_some_and(|kind| kind.ends_with("List"))
+            && node.get("items").is_some();
         if is_list && depth < MAX_LISTS {
             for item in node.get("items").map(Node::items).unwrap_or_default() {
                 self.take(item.clone(), file, depth + 1);
@@ -233,7 +239,10 @@ fn twice(key: Key, location: Location, first: &Location) -> Problem {
     Problem {
         location,
         object: Some(key),
-        fault: Fault::new(FieldPath::default(), format!("the same object is in {first}, which goes first")),
+        fault: Fault::new(
+            FieldPath::default(),
+            format!("the same object is in {first}, which goes first"),
+        ),
     }
 }
 

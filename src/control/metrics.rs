@@ -21,7 +21,10 @@ impl Metrics {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let metrics = Self {
             routes: IntGaugeVec::new(
-                Opts::new("holdfast_routes", "WebSocketRoutes of our class: programmed are served, rejected are not, pending wait."),
+                Opts::new(
+                    "holdfast_routes",
+                    "WebSocketRoutes of our class: programmed are served, rejected are not, pending wait.",
+                ),
                 &["state"],
             )?,
             generation: IntGauge::new(
@@ -43,7 +46,10 @@ impl Metrics {
                 &["kind"],
             )?,
             errors: IntCounterVec::new(
-                Opts::new("holdfast_watch_errors_total", "Reads that failed: for kind Manifest, problems found in files."),
+                Opts::new(
+                    "holdfast_watch_errors_total",
+                    "Reads that failed: for kind Manifest, problems found in files.",
+                ),
                 &["kind"],
             )?,
         };
@@ -58,8 +64,14 @@ impl Metrics {
 
     pub(super) fn published(&self, generation: u64, took: Duration, verdicts: &[Verdict]) {
         let rejected = verdicts.iter().filter(|verdict| !verdict.is_accepted()).count();
-        for (state, count) in [("programmed", verdicts.len() - rejected), ("pending", 0), ("rejected", rejected)] {
-            self.routes.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        for (state, count) in [
+            ("programmed", verdicts.len() - rejected),
+            ("pending", 0),
+            ("rejected", rejected),
+        ] {
+            self.routes
+                .with_label_values(&[state])
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.build.observe(took.as_secs_f64());

@@ -65,7 +65,9 @@ impl Publisher {
 }
 
 fn warn(route: Option<&Arc<Route>>, name: &ObjectName, finding: &Finding) {
-    let location = route.and_then(|route| route.origin.as_ref()).map(|origin| origin.locate(&finding.fault));
+    let location = route
+        .and_then(|route| route.origin.as_ref())
+        .map(|origin| origin.locate(&finding.fault));
     let place = location.map_or_else(String::new, |location| format!("{location}: "));
     tracing::warn!(reason = %finding.reason, "{place}WebSocketRoute {name}: {}", finding.fault);
 }

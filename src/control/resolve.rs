@@ -104,7 +104,9 @@ impl Drop for Resolver {
 /// # Errors
 /// When there are none, or no answer in time.
 pub async fn lookup(host: &str) -> io::Result<Vec<IpAddr>> {
-    let found = timeout(PATIENCE, lookup_host((host, 0))).await.map_err(|_| io::Error::other("no answer from DNS"))??;
+    let found = timeout(PATIENCE, lookup_host((host, 0)))
+        .await
+        .map_err(|_| io::Error::other("no answer from DNS"))??;
     let mut addresses: Vec<IpAddr> = Vec::new();
     for address in found.map(|address| address.ip().to_canonical()) {
         if !addresses.contains(&address) && addresses.len() < MAX_ADDRESSES {

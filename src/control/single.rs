@@ -78,11 +78,18 @@ impl Target {
 
 fn parse(text: &str) -> Result<Target, &'static str> {
     let (host, port) = text.rsplit_once(':').ok_or("the port is missing")?;
-    let port = port.parse().ok().filter(|port| *port > 0).ok_or("the port is not from 1 to 65535")?;
+    let port = port
+        .parse()
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or("the port is not from 1 to 65535")?;
     let host = match host.strip_prefix('[') {
         Some(rest) => {
             let address = rest.strip_suffix(']').ok_or("a bracket is not closed")?;
-            address.parse::<Ipv6Addr>().map_err(|_| "what is in brackets is no IPv6 address")?.to_string()
+            address
+                .parse::<Ipv6Addr>()
+                .map_err(|_| "what is in brackets is no IPv6 address")?
+                .to_string()
         }
         None if host.contains(':') => return Err("an IPv6 address needs brackets"),
         None => host.trim_end_matches('.').to_ascii_lowercase(),
@@ -109,7 +116,18 @@ mod tests {
             let target: Target = text.parse().unwrap();
             assert_eq!((&*target.host, target.port), (host, port), "{text}");
         }
-        for text in ["", "localhost", ":80", "localhost:", "localhost:0", "localhost:65536", "::1:80", "[::1:80", "[x]:80", "a/b:80"] {
+        for text in [
+            "",
+            "localhost",
+            ":80",
+            "localhost:",
+            "localhost:0",
+            "localhost:65536",
+            "::1:80",
+            "[::1:80",
+            "[x]:80",
+            "a/b:80",
+        ] {
             let error = text.parse::<Target>().unwrap_err().to_string();
             assert!(error.contains("localhost:3000"), "{error}");
         }

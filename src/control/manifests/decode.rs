@@ -32,7 +32,10 @@ pub(super) enum Decoded {
 /// Reads one object, and who it says it is.
 pub(super) fn decode(value: Value) -> (Option<Key>, Decoded) {
     let Value::Object(mut fields) = value else {
-        let fault = Fault::new(FieldPath::default(), "not an object: apiVersion, kind and metadata are missing");
+        let fault = Fault::new(
+            FieldPath::default(),
+            "not an object: apiVersion, kind and metadata are missing",
+        );
         return (None, Decoded::Refused(vec![fault]));
     };
     let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -75,8 +78,12 @@ fn known(api_version: &str, kind: &str) -> Result<Option<ObjectKind>, Fault> {
     let (kind, versions): (_, &[&str]) = match (group, kind) {
         (api::GROUP, api::KIND) => (ObjectKind::WebSocketRoute, &[api::VERSION]),
         (api::GROUP, _) => {
-            let hint = nearest(kind, [api::KIND].into_iter()).map_or_else(String::new, |meant| format!(", did you mean {meant}?"));
-            return Err(Fault::new(FieldPath::of(["kind"]), format!("{} has no kind {kind}{hint}", api::GROUP)));
+            let hint =
+                nearest(kind, [api::KIND].into_iter()).map_or_else(String::new, |meant| format!(", did you mean {meant}?"));
+            return Err(Fault::new(
+                FieldPath::of(["kind"]),
+                format!("{} has no kind {kind}{hint}", api::GROUP),
+            ));
         }
         ("", "Service") => (ObjectKind::Service, &["v1"]),
         ("discovery.k8s.io", "EndpointSlice") => (ObjectKind::EndpointSlice, &["v1"]),
@@ -86,7 +93,11 @@ fn known(api_version: &str, kind: &str) -> Result<Option<ObjectKind>, Fault> {
     if versions.contains(&version) {
         return Ok(Some(kind));
     }
-    let message = format!("{} is not served in version {version}, only in {}", kind.word(), versions.join(" and "));
+    let message = format!(
+        "{} is not served in version {version}, only in {}",
+        kind.word(),
+        versions.join(" and ")
+    );
     Err(Fault::new(FieldPath::of(["apiVersion"]), message))
 }
 
@@ -110,7 +121,11 @@ fn metadata(value: Option<&Value>, kind: ObjectKind) -> Result<ObjectName, Vec<F
     }
     let namespace = text(fields, "namespace", is_label, &mut faults).unwrap_or_else(|| Arc::from(DEFAULT_NAMESPACE));
     let name = name.unwrap_or_else(|| Arc::from(""));
-    if faults.is_empty() { Ok(ObjectName { namespace, name }) } else { Err(faults) }
+    if faults.is_empty() {
+        Ok(ObjectName { namespace, name })
+    } else {
+        Err(faults)
+    }
 }
 
 /// A name in the metadata. `None`: it is absent or wrong.
@@ -120,7 +135,10 @@ fn text(fields: &Map<String, Value>, field: &str, is_name: fn(&str) -> bool, fau
         Value::Null => None,
         other => {
             let path = FieldPath::of(["metadata", field]);
-            faults.push(Fault::new(path, format!("{other} is not a name: lower case letters, digits and - within")));
+            faults.push(Fault::new(
+                path,
+                format!("{other} is not a name: lower case letters, digits and - within"),
+            ));
             None
         }
     }
@@ -188,7 +206,11 @@ fn service(name: ObjectName, object: core::Service) -> Result<Object, Vec<Fault>
         external_name,
         ipv6_first,
     };
-    if faults.is_empty() { Ok(Object::Service(service)) } else { Err(faults) }
+    if faults.is_empty() {
+        Ok(Object::Service(service))
+    } else {
+        Err(faults)
+    }
 }
 
 fn endpoint_slice(name: ObjectName, object: discovery::EndpointSlice) -> Result<Object, Vec<Fault>> {
@@ -208,7 +230,9 @@ fn endpoint_slice(name: ObjectName, object: discovery::EndpointSlice) -> Result<
     let mut ports = Vec::new();
     for (index, port) in object.ports.unwrap_or_default().into_iter().enumerate() {
         let is_tcp = port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
-        let Some(number) = port.port.filter(|_| is_tcp) else { continue };
+        let Some(number) = port.port.filter(|_| is_tcp) else {
+            continue;
+        };
         match port_number(number) {
             Some(number) => ports.push((port.name.unwrap_or_default().into(), number)),
             None => faults.push(out_of_range(&FieldPath::of(["ports"]).item(index).field("port"), number)),
@@ -235,7 +259,11 @@ fn endpoint_slice(name: ObjectName, object: discovery::EndpointSlice) -> Result<
         ports,
         endpoints,
     };
-    if faults.is_empty() { Ok(Object::EndpointSlice(slice)) } else { Err(faults) }
+    if faults.is_empty() {
+        Ok(Object::EndpointSlice(slice))
+    } else {
+        Err(faults)
+    }
 }
 
 fn addresses(texts: &[String], is_ipv6: bool, path: &FieldPath, faults: &mut Vec<Fault>) -> Vec<IpAddr> {
@@ -300,8 +328,16 @@ struct GrantTo {
 }
 
 fn reference_grant(name: ObjectName, object: Grant) -> Object {
-    let from = object.spec.from.into_iter().filter(|from| from.group == api::GROUP && from.kind == api::KIND);
-    let to = object.spec.to.into_iter().filter(|to| to.group.is_empty() && to.kind == "Service");
+    let from = object
+        .spec
+        .from
+        .into_iter()
+        .filter(|from| from.group == api::GROUP && from.kind == api::KIND);
+    let to = object
+        .spec
+        .to
+        .into_iter()
+        .filter(|to| to.group.is_empty() && to.kind == "Service");
     Object::ReferenceGrant(ReferenceGrant {
         name,
         from: from.map(|from| from.namespace.into()).collect(),

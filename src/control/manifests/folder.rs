@@ -103,10 +103,7 @@ impl Folder {
                 // The last good state stays, as that of a file that cannot be read does.
                 let gone = Some(error).filter(|_| !self.is_gone);
                 self.is_gone = true;
-                return News {
-                    gone,
-                    ..News::default()
-                };
+                return News { gone, ..News::default() };
             }
         };
         self.is_gone = false;

@@ -50,7 +50,9 @@ pub(crate) fn follow(root: PathBuf, out: mpsc::Sender<Message>) -> io::Result<Fo
     let (wake, woken) = channel();
     let watch = Watch::new(&root, wake.clone());
     let folder = Folder::new(root);
-    thread::Builder::new().name("manifests".to_owned()).spawn(move || run(folder, watch, &woken, &out))?;
+    thread::Builder::new()
+        .name("manifests".to_owned())
+        .spawn(move || run(folder, watch, &woken, &out))?;
     Ok(Follower(wake))
 }
 

@@ -78,7 +78,9 @@ fn walk(folder: &Path, depth: usize, seen: &mut HashSet<(u64, u64)>, found: &mut
             }
         } else if metadata.is_file() && is_manifest(&path) {
             if found.files.len() >= MAX_FILES {
-                found.problems.push(whole(&Arc::from(path), format!("left out: more than {MAX_FILES} files")));
+                found
+                    .problems
+                    .push(whole(&Arc::from(path), format!("left out: more than {MAX_FILES} files")));
                 return;
             }
             found.files.insert(path, Stamp::of(&metadata));
@@ -92,7 +94,9 @@ fn is_hidden(path: &Path) -> bool {
 
 fn is_manifest(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    ["yaml", "yml", "json"].iter().any(|known| known.eq_ignore_ascii_case(extension))
+    ["yaml", "yml", "json"]
+        .iter()
+        .any(|known| known.eq_ignore_ascii_case(extension))
 }
 
 /// Folders in folders.

@@ -261,7 +261,9 @@ impl Reader {
             return Err(refuse(format!("more than {MAX_NODES} values, aliases expanded"), node.span));
         }
         match self.open.last_mut().map(|open| &mut open.kind) {
-            None => self.documents.extend(Some(node).filter(|node| !matches!(node.kind, Kind::Scalar(Value::Null)))),
+            None => self
+                .documents
+                .extend(Some(node).filter(|node| !matches!(node.kind, Kind::Scalar(Value::Null)))),
             Some(OpenKind::List(items)) => items.push(node),
             Some(OpenKind::Fields { fields, name }) => match name.take() {
                 None => *name = Some((key(&node)?, node.span)),

@@ -1,0 +1,348 @@
+//! What there is to say about manifests, before it is text or a document.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+
+use crate::api::{self, WebSocketRouteSpec};
+use crate::cli::offline::{Offline, algorithm};
+use crate::cli::output::Tone;
+use crate::control::manifests::{Location, Problem};
+use crate::control::object::{Key, Object, ObjectKind, Route};
+use crate::control::policy::{Defaults, Origin, Policies};
+use crate::control::{Condition, Fault, Finding, Verdict};
+use crate::routing::route::PersistBy;
+use crate::routing::{ObjectName, Rule};
+
+/// The whole answer.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) routes: Vec<RouteReport>,
+    /// Files and objects other than routes that something is wrong with.
+    pub(super) others: Vec<Other>,
+    pub(super) rejected: usize,
+    pub(super) warnings: usize,
+    /// Objects by kind, and what was left out: `2 Services`.
+    pub(super) counts: Vec<String>,
+}
+
+/// What became of one route.
+#[derive(Debug)]
+pub(super) struct RouteReport {
+    pub(super) name: ObjectName,
+    pub(super) tone: Tone,
+    /// What it serves, if it does.
+    pub(super) serves: String,
+    pub(super) conditions: Vec<Condition>,
+    /// The API server would refuse the object as it is.
+    pub(super) refused: Vec<Remark>,
+    /// What is wrong with one that it would take, by condition.
+    pub(super) remarks: Vec<Remark>,
+    pub(super) rules: Vec<String>,
+    pub(super) values: Vec<EffectiveValue>,
+}
+
+/// A file or an object of another kind, and what is wrong with it.
+#[derive(Debug)]
+pub(super) struct Other {
+    pub(super) name: String,
+    pub(super) remarks: Vec<Remark>,
+}
+
+/// One thing that is wrong, where it stands and what to do.
+#[derive(Clone, Debug)]
+pub(super) struct Remark {
+    /// The reason of the condition; none where the API server refuses.
+    pub(super) reason: Option<String>,
+    /// The condition, as `Accepted=False`.
+    pub(super) condition: String,
+    pub(super) location: Option<Location>,
+    pub(super) fault: Fault,
+    pub(super) fix: Option<String>,
+}
+
+/// A value that holds for a route, and where it comes from.
+#[derive(Debug)]
+pub(super) struct EffectiveValue {
+    pub(super) name: &'static str,
+    pub(super) value: String,
+    pub(super) origin: Origin,
+}
+
+impl Report {
+    pub(super) fn of(offline: &Offline, class: &str) -> Self {
+        let mut refused: BTreeMap<ObjectName, Vec<Remark>> = BTreeMap::new();
+        let mut others: BTreeMap<String, Vec<Remark>> = BTreeMap::new();
+        for problem in &offline.manifests.problems {
+            match &problem.object {
+                Some(Key {
+                    kind: ObjectKind::WebSocketRoute,
+                    name,
+                }) => refused.entry(name.clone()).or_default().push(Remark::refused(problem)),
+                Some(key) => others.entry(key.to_string()).or_default().push(Remark::refused(problem)),
+                None => others
+                    .entry(problem.location.file.display().to_string())
+                    .or_default()
+                    .push(Remark::refused(problem)),
+            }
+        }
+        let rules = offline.rules();
+        let mut routes: Vec<RouteReport> = Vec::new();
+        for route in offline.index.routes() {
+            let Some(verdict) = offline.verdict(&route.name) else {
+                continue;
+            };
+            let rules = rules.get(&route.name).map(Vec::as_slice).unwrap_or_default();
+            routes.push(RouteReport::of(
+                route,
+                verdict,
+                rules,
+                refused.remove(&route.name).unwrap_or_default(),
+            ));
+        }
+        routes.extend(refused.into_iter().map(|(name, remarks)| RouteReport::refused(name, remarks)));
+        routes.sort_by(|a, b| a.name.cmp(&b.name));
+        let others: Vec<Other> = others.into_iter().map(|(name, remarks)| Other { name, remarks }).collect();
+        let of_tone = |tone| routes.iter().filter(|route| route.tone == tone).count();
+        Self {
+            rejected: of_tone(Tone::Bad) + others.len(),
+            warnings: of_tone(Tone::Warning),
+            counts: counts(offline, class, routes.len()),
+            routes,
+            others,
+        }
+    }
+
+    /// A reason to explain, if there is any.
+    pub(super) fn reason(&self) -> Option<&str> {
+        let remarks = self.routes.iter().flat_map(|route| &route.remarks);
+        remarks.filter_map(|remark| remark.reason.as_deref()).next()
+    }
+
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "routes": self.routes.iter().map(RouteReport::json).collect::<Vec<_>>(),
+            "others": self.others.iter().map(|other| json!({
+                "name": other.name,
+                "findings": other.remarks.iter().map(Remark::json).collect::<Vec<_>>(),
+            })).collect::<Vec<_>>(),
+            "rejected": self.rejected,
+            "warnings": self.warnings,
+        })
+    }
+}
+
+impl RouteReport {
+    fn of(route: &Route, verdict: &Verdict, rules: &[&Rule], refused: Vec<Remark>) -> Self {
+        let tone = match () {
+            () if !verdict.is_accepted() || !refused.is_empty() => Tone::Bad,
+            () if verdict.is_clean() => Tone::Good,
+            () => Tone::Warning,
+        };
+        let remark = |condition: &'static str| move |finding: &Finding| Remark::of(route, condition, finding);
+        let remarks = verdict.rejected.iter().map(remark("Accepted=False"));
+        let remarks = remarks.chain(verdict.unresolved.iter().map(remark("ResolvedRefs=False")));
+        let remarks = remarks.chain(verdict.shadowed.iter().map(remark("Conflicted=True")));
+        Self {
+            name: route.name.clone(),
+            tone,
+            serves: serves(&route.spec),
+            conditions: verdict.conditions(),
+            refused,
+            remarks: remarks.collect(),
+            rules: rules.iter().map(|rule| describe(rule)).collect(),
+            values: values(&route.spec, rules),
+        }
+    }
+
+    fn refused(name: ObjectName, refused: Vec<Remark>) -> Self {
+        Self {
+            name,
+            tone: Tone::Bad,
+            serves: String::new(),
+            conditions: Vec::new(),
+            refused,
+            remarks: Vec::new(),
+            rules: Vec::new(),
+            values: Vec::new(),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let values = self.values.iter().map(|value| {
+            (
+                value.name.to_owned(),
+                json!({"value": value.value, "origin": value.origin.to_string()}),
+            )
+        });
+        json!({
+            "holdfast.route.namespace": &*self.name.namespace,
+            "holdfast.route.name": &*self.name.name,
+            "accepted": self.tone != Tone::Bad,
+            "conditions": self.conditions.iter().map(|condition| json!({
+                "type": condition.kind,
+                "status": if condition.status { "True" } else { "False" },
+                "reason": condition.reason.to_string(),
+                "message": condition.message,
+            })).collect::<Vec<_>>(),
+            "findings": self.refused.iter().chain(&self.remarks).map(Remark::json).collect::<Vec<_>>(),
+            "rules": self.rules,
+            "effective": values.collect::<Map<String, Value>>(),
+        })
+    }
+}
+
+impl Remark {
+    fn of(route: &Route, condition: &str, finding: &Finding) -> Self {
+        Self {
+            reason: Some(finding.reason.to_string()),
+            condition: condition.to_owned(),
+            location: route.origin.as_ref().map(|origin| origin.locate(&finding.fault)),
+            fault: finding.fault.clone(),
+            fix: finding.fix.clone(),
+        }
+    }
+
+    fn refused(problem: &Problem) -> Self {
+        Self {
+            reason: None,
+            condition: "refused".to_owned(),
+            location: Some(problem.location.clone()),
+            fault: problem.fault.clone(),
+            fix: None,
+        }
+    }
+
+    fn json(&self) -> Value {
+        let span = self.location.as_ref().map(|location| location.span);
+        json!({
+            "reason": self.reason,
+            "condition": self.condition,
+            "field": self.fault.path.to_string(),
+            "message": self.fault.message,
+            "fix": self.fix,
+            "code.file.path": self.location.as_ref().map(|location| location.file.display().to_string()),
+            "code.line.number": span.map(|span| span.line),
+            "code.column.number": span.map(|span| span.column),
+        })
+    }
+}
+
+fn serves(spec: &WebSocketRouteSpec) -> String {
+    let hosts = if spec.hostnames.is_empty() {
+        "every host".to_owned()
+    } else {
+        spec.hostnames.join(", ")
+    };
+    format!("{} on {hosts}", counted(spec.rules.len(), "rule"))
+}
+
+fn describe(rule: &Rule) -> String {
+    let backends = rule.backends.iter().map(|backend| {
+        let endpoints = backend.endpoints.as_ref().map_or_else(
+            || "unresolved".to_owned(),
+            |cell| {
+                let set = cell.load();
+                format!("{} of {} ready", set.usable().len(), counted(set.members().len(), "endpoint"))
+            },
+        );
+        format!("{} weight {} ({endpoints})", backend.service, backend.weight)
+    });
+    format!("rule {:?} -> {}", &*rule.id.rule, backends.collect::<Vec<_>>().join(", "))
+}
+
+fn values(spec: &WebSocketRouteSpec, rules: &[&Rule]) -> Vec<EffectiveValue> {
+    let policies = Policies::of(spec, &Defaults::default());
+    let durations = policies.durations().into_iter().map(|(name, effective)| EffectiveValue {
+        name,
+        value: api::Duration::from(effective.value).to_string(),
+        origin: effective.origin,
+    });
+    let mut values: Vec<EffectiveValue> = durations.collect();
+    for (name, missed) in [
+        ("heartbeat.client.missed", policies.client_heartbeat.missed),
+        ("heartbeat.endpoint.missed", policies.endpoint_heartbeat.missed),
+    ] {
+        values.push(EffectiveValue {
+            name,
+            value: missed.value.to_string(),
+            origin: missed.origin,
+        });
+    }
+    let given = |is_given| if is_given { Origin::Route } else { Origin::BuiltIn };
+    if let Some(rule) = rules.first() {
+        values.push(EffectiveValue {
+            name: "loadBalancing.algorithm",
+            value: algorithm(&rule.balancing),
+            origin: given(
+                spec.load_balancing
+                    .as_ref()
+                    .is_some_and(|balancing| balancing.algorithm.is_some()),
+            ),
+        });
+    }
+    let persistence: BTreeSet<String> = rules
+        .iter()
+        .filter_map(|rule| rule.persistence.as_ref())
+        .map(|by| persisted(&by.by))
+        .collect();
+    values.push(EffectiveValue {
+        name: "sessionPersistence",
+        value: if persistence.is_empty() {
+            "none".to_owned()
+        } else {
+            persistence.into_iter().collect::<Vec<_>>().join(", ")
+        },
+        origin: given(spec.session_persistence.is_some()),
+    });
+    values
+}
+
+fn persisted(by: &PersistBy) -> String {
+    match by {
+        PersistBy::Cookie(cookie) => format!("Cookie {}", cookie.name),
+        PersistBy::ClientIp {
+            ipv4_prefix,
+            ipv6_prefix,
+        } => format!("ClientIP /{ipv4_prefix} /{ipv6_prefix}"),
+        PersistBy::Header(name) => format!("Header {name}"),
+    }
+}
+
+fn counts(offline: &Offline, class: &str, routes: usize) -> Vec<String> {
+    let of_kind = |kind| {
+        offline
+            .manifests
+            .objects
+            .iter()
+            .filter(|(object, _)| object.key().kind == kind)
+            .count()
+    };
+    let foreign = offline.manifests.objects.iter().filter(|(object, _)| match object {
+        Object::Route(route) => route.spec.class_name.as_ref().is_some_and(|named| named != class),
+        _ => false,
+    });
+    let mut counts = vec![counted(routes, "route")];
+    for kind in [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::ReferenceGrant] {
+        match of_kind(kind) {
+            0 => {}
+            count => counts.push(counted(count, kind.word())),
+        }
+    }
+    match foreign.count() {
+        0 => {}
+        count => counts.push(format!("{} of another class", counted(count, "route"))),
+    }
+    match offline.manifests.skipped {
+        0 => {}
+        count => counts.push(format!("{} of other kinds", counted(count, "object"))),
+    }
+    counts
+}
+
+pub(super) fn counted(count: usize, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    }
+}

@@ -1,0 +1,304 @@
+//! What there is to say about a request, before it is text or a document.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::api;
+use crate::cli::offline::{Offline, algorithm};
+use crate::control::policy::{Defaults, Policies};
+use crate::proxy::error::Reason;
+use crate::routing::balancer::{self, Client, NoPick, PickedBy};
+use crate::routing::endpoint::State;
+use crate::routing::route::{Fallback, PersistBy};
+use crate::routing::table::{Explanation, HostEntry, Match};
+use crate::routing::{Backend, Endpoint, Rule};
+
+use super::Request;
+
+/// The whole answer. Its keys are those of the document.
+#[derive(Debug, Serialize)]
+pub(super) struct Answer {
+    /// What the client would get: 101, or the status of the refusal. 0: the endpoint's own answer to a plain request.
+    #[serde(rename = "http.response.status_code")]
+    pub(super) status: u16,
+    /// The reason of the refusal.
+    #[serde(rename = "error.type", skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<&'static str>,
+    #[serde(skip)]
+    pub(super) refusal: String,
+    #[serde(rename = "server.address")]
+    pub(super) host: String,
+    #[serde(rename = "url.path")]
+    pub(super) path: String,
+    #[serde(rename = "host.entry", skip_serializing_if = "Option::is_none")]
+    pub(super) entry: Option<String>,
+    #[serde(skip)]
+    pub(super) entry_kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rule: Option<RuleName>,
+    pub(super) considered: Vec<Considered>,
+    pub(super) omitted: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) nearest: Option<String>,
+    pub(super) candidates: Vec<Candidate>,
+    #[serde(rename = "not_candidates")]
+    pub(super) others: Vec<Candidate>,
+    pub(super) policy: Vec<Policy>,
+    #[serde(skip)]
+    pub(super) problems: usize,
+}
+
+/// A rule by its names.
+#[derive(Debug, Serialize)]
+pub(super) struct RuleName {
+    #[serde(rename = "holdfast.route.namespace")]
+    namespace: String,
+    #[serde(rename = "holdfast.route.name")]
+    name: String,
+    #[serde(rename = "holdfast.rule.name")]
+    rule: String,
+}
+
+/// A match that was looked at, or not, and what became of it.
+#[derive(Debug, Serialize)]
+pub(super) struct Considered {
+    #[serde(flatten)]
+    pub(super) rule: RuleName,
+    pub(super) conditions: String,
+    pub(super) verdict: String,
+    #[serde(skip)]
+    pub(super) is_match: bool,
+}
+
+/// An endpoint, and why it stands where it stands.
+#[derive(Debug, Serialize)]
+pub(super) struct Candidate {
+    pub(super) by: String,
+    #[serde(rename = "holdfast.endpoint.pod")]
+    pub(super) name: String,
+    #[serde(rename = "destination.address")]
+    pub(super) address: String,
+    pub(super) state: String,
+}
+
+/// A value that holds for the connection, and where it comes from.
+#[derive(Debug, Serialize)]
+pub(super) struct Policy {
+    pub(super) name: &'static str,
+    pub(super) value: String,
+    pub(super) origin: String,
+}
+
+impl Answer {
+    pub(super) fn of(offline: &Offline, request: &Request) -> Self {
+        let handshake = request.handshake();
+        let explanation = offline.built.table.explain(&handshake);
+        let mut answer = Self::about(request, &explanation);
+        answer.problems =
+            offline.manifests.problems.len() + offline.built.verdicts.iter().filter(|verdict| !verdict.is_clean()).count();
+        let Some(found) = &explanation.found else {
+            answer.no_route(&explanation);
+            return answer;
+        };
+        let rule = found.rule;
+        answer.rule = Some(RuleName::of(rule));
+        answer.policy = policies(offline, rule);
+        if !request.is_handshake && rule.fallback == Fallback::Reject {
+            answer.refuse(Reason::UpgradeRequired, "the rule says fallback: Reject");
+            return answer;
+        }
+        answer.pick(rule, &request.client());
+        answer
+    }
+
+    pub(super) fn is_served(&self) -> bool {
+        self.reason.is_none()
+    }
+
+    fn about(request: &Request, explanation: &Explanation<'_>) -> Self {
+        let mut considered: Vec<Considered> = explanation
+            .rules
+            .iter()
+            .map(|entry| Considered {
+                rule: RuleName::of(entry.rule),
+                conditions: conditions(entry.conditions),
+                verdict: entry.verdict.to_string(),
+                is_match: entry.verdict == crate::routing::table::Verdict::Matched,
+            })
+            .collect();
+        considered.extend(explanation.wider.iter().map(|(host, rule)| Considered {
+            rule: RuleName::of(rule),
+            conditions: host.to_string(),
+            verdict: "wider host, not looked at".to_owned(),
+            is_match: false,
+        }));
+        let (entry, entry_kind) = match explanation.host {
+            Some(host @ HostEntry::Exact(_)) => (Some(host.to_string()), "exact".to_owned()),
+            Some(host @ HostEntry::Wildcard(_)) => (Some(host.to_string()), "wildcard".to_owned()),
+            Some(host @ HostEntry::Every) => (Some(host.to_string()), "no route names it".to_owned()),
+            None => (None, "no route names it, nor a wildcard over it, nor every host".to_owned()),
+        };
+        Self {
+            status: if request.is_handshake { 101 } else { 0 },
+            reason: None,
+            refusal: String::new(),
+            host: request.host.clone(),
+            path: request.path.clone(),
+            entry,
+            entry_kind,
+            rule: None,
+            considered,
+            omitted: explanation.omitted,
+            nearest: None,
+            candidates: Vec::new(),
+            others: Vec::new(),
+            policy: Vec::new(),
+            problems: 0,
+        }
+    }
+
+    fn no_route(&mut self, explanation: &Explanation<'_>) {
+        let message = match explanation.host {
+            Some(_) => format!("no rule of {} matches {}", self.host, self.path),
+            None => format!("no route serves {}", self.host),
+        };
+        self.refuse(Reason::NoRoute, &message);
+        self.nearest = match (&explanation.nearest, explanation.nearest_host) {
+            (Some(nearest), _) => {
+                let letters = if nearest.distance == 1 {
+                    "one letter".to_owned()
+                } else {
+                    format!("{} letters", nearest.distance)
+                };
+                Some(format!(
+                    "{} {} ({letters})",
+                    RuleName::of(nearest.rule),
+                    conditions(nearest.conditions)
+                ))
+            }
+            (None, Some(host)) => Some(format!("{host} (one letter)")),
+            (None, None) => None,
+        };
+    }
+
+    fn refuse(&mut self, reason: Reason, message: &str) {
+        let answer = reason.answer();
+        self.status = answer.status.as_u16();
+        self.reason = Some(answer.word);
+        message.clone_into(&mut self.refusal);
+    }
+
+    fn pick(&mut self, rule: &Rule, client: &Client<'_>) {
+        let mut chosen: Vec<Arc<Endpoint>> = Vec::new();
+        match balancer::pick(rule, client) {
+            Ok(pick) => {
+                for (endpoint, by) in pick.candidates {
+                    self.candidates.push(Candidate::of(&endpoint, picked_by(rule, by), "ready"));
+                    chosen.push(endpoint);
+                }
+            }
+            Err(NoPick::Unresolved) => self.refuse(
+                Reason::UnresolvedBackend,
+                "its backendRef cannot be resolved; see holdfast check",
+            ),
+            Err(NoPick::NoReadyEndpoint) => self.refuse(Reason::NoReadyEndpoint, "no endpoint takes new connections"),
+            Err(NoPick::PersistedUnavailable) => {
+                self.refuse(
+                    Reason::SessionUnavailable,
+                    "the client's own endpoint takes no new connections, and onUnavailable is Fail",
+                );
+            }
+        }
+        for backend in &rule.backends {
+            self.lost(backend, &chosen);
+        }
+    }
+
+    /// The endpoints of a backendRef that are no candidates.
+    fn lost(&mut self, backend: &Backend, chosen: &[Arc<Endpoint>]) {
+        let Some(cell) = &backend.endpoints else { return };
+        let set = cell.load();
+        for (endpoint, state) in set
+            .members()
+            .iter()
+            .filter(|(endpoint, _)| !chosen.iter().any(|one| Arc::ptr_eq(one, endpoint)))
+        {
+            let (state, why) = match state {
+                State::Ready if backend.weight == 0 => ("ready", "weight 0: for clients that persistence sends only"),
+                State::Ready => ("ready", "not among the first"),
+                State::Terminating => ("terminating", "not for new connections"),
+                State::NotReady => ("not ready", "not for new connections"),
+            };
+            self.others.push(Candidate::of(endpoint, why.to_owned(), state));
+        }
+    }
+}
+
+impl RuleName {
+    fn of(rule: &Rule) -> Self {
+        Self {
+            namespace: rule.id.route.namespace.to_string(),
+            name: rule.id.route.name.to_string(),
+            rule: rule.id.rule.to_string(),
+        }
+    }
+}
+
+impl std::fmt::Display for RuleName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{} {:?}", self.namespace, self.name, self.rule)
+    }
+}
+
+impl Candidate {
+    fn of(endpoint: &Endpoint, by: String, state: &str) -> Self {
+        Self {
+            by,
+            name: endpoint.name().to_owned(),
+            address: endpoint.addresses().first().map(ToString::to_string).unwrap_or_default(),
+            state: state.to_owned(),
+        }
+    }
+}
+
+/// A match in one line.
+fn conditions(of: &Match) -> String {
+    let mut text = of.path.to_string();
+    for header in &of.headers {
+        text.push_str(&format!(", header {}: {}", header.name, header.value));
+    }
+    for parameter in &of.query {
+        text.push_str(&format!(", query {}={}", parameter.name, parameter.value));
+    }
+    if !of.subprotocols.is_empty() {
+        text.push_str(&format!(", subprotocol {}", of.subprotocols.join(" or ")));
+    }
+    text
+}
+
+fn picked_by(rule: &Rule, by: PickedBy) -> String {
+    match by {
+        PickedBy::Cookie => "cookie".to_owned(),
+        PickedBy::ClientIp => "client address".to_owned(),
+        PickedBy::Header => match rule.persistence.as_ref().map(|persistence| &persistence.by) {
+            Some(PersistBy::Header(name)) => format!("header {name}"),
+            _ => "header".to_owned(),
+        },
+        PickedBy::Algorithm => algorithm(&rule.balancing),
+    }
+}
+
+fn policies(offline: &Offline, rule: &Rule) -> Vec<Policy> {
+    let Some(route) = offline.index.routes().find(|route| route.name == rule.id.route) else {
+        return Vec::new();
+    };
+    let policies = Policies::of(&route.spec, &Defaults::default());
+    let durations = policies.durations().into_iter();
+    let shown = durations.map(|(name, effective)| Policy {
+        name,
+        value: api::Duration::from(effective.value).to_string(),
+        origin: effective.origin.to_string(),
+    });
+    shown.collect()
+}
