@@ -113,6 +113,11 @@ impl Cause {
         Codes { client, endpoint }
     }
 
+    /// Whether something went wrong, as opposed to an end that somebody asked for.
+    pub fn is_failure(self) -> bool {
+        !matches!(self, Self::Closed | Self::IdleTimeout | Self::MaxDuration | Self::Drain)
+    }
+
     /// The text of the Close frame: the word, readable in a browser's console.
     pub fn close_reason(self) -> &'static str {
         self.word()

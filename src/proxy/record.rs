@@ -79,7 +79,7 @@ impl Recorder {
                     format_args!("{:.3}", f64::from(rtt) / 1000.0),
                 );
             }
-            if end.initiator == Initiator::Holdfast {
+            if end.cause.is_failure() {
                 line.word("error.type", "", end.cause.word());
             }
         });

@@ -87,7 +87,7 @@ impl Future for Tunnel {
         this.slot.set_waker(cx.waker());
         let orders = this.slot.take_orders();
         if orders != Orders::default() {
-            this.obey(orders);
+            this.obey(cx, orders);
         }
         if let Some(early) = this.early.take() {
             this.relay_early(cx, &early);
@@ -342,10 +342,15 @@ impl Tunnel {
         if header.opcode == opcode::CLOSE {
             // 1005: a Close without a code (RFC 6455, section 7.1.5).
             let code = own.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code));
-            let ending_here = self.ending.is_some_and(|(initiator, _)| initiator == Initiator::Holdfast);
+            let passes = match self.ending {
+                Some((Initiator::Holdfast, _)) => false,
+                // A side that was told by a Close of ours answers that one.
+                Some((_, cause)) if cause != Cause::Closed => self.side(from).told.is_none(),
+                _ => true,
+            };
             let side = self.side(from);
             side.said = side.said.or(Some(code));
-            return !ending_here;
+            return passes;
         }
         let leg = self.slot.leg(from);
         if own != leg.token.get().to_be_bytes() {
@@ -368,12 +373,12 @@ impl Tunnel {
 
 /// Ending.
 impl Tunnel {
-    fn obey(&mut self, orders: Orders) {
+    fn obey(&mut self, cx: &mut Context<'_>, orders: Orders) {
         if let Some(cause) = orders.end {
             self.begin_end(Initiator::Holdfast, cause);
         }
         if orders.deadline {
-            self.deadline();
+            self.deadline(cx);
         }
         if orders.settle_in {
             // Keepalive is for tunnels that are quiet for long; what accepted sockets inherit, dialled ones must be told. A
@@ -536,7 +541,7 @@ impl Tunnel {
     }
 
     /// The time for the Close frames is over, or that for TCP.
-    fn deadline(&mut self) {
+    fn deadline(&mut self, cx: &mut Context<'_>) {
         if self.lingering {
             self.worker.unqueue(self.client.abandon() + self.endpoint.abandon());
             self.client.ended = true;
@@ -544,6 +549,9 @@ impl Tunnel {
             return;
         }
         self.lingering = true;
+        // A client that has not answered by now will not; the endpoint need not suffer for it.
+        self.tell_endpoint();
+        self.inject(cx, Peer::Endpoint);
         self.mid_frame |= self.client.wants.close.is_some() || self.endpoint.wants.close.is_some();
         for side in [&mut self.client, &mut self.endpoint] {
             side.wants = Want::NOTHING;
