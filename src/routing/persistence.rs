@@ -270,6 +270,20 @@ mod tests {
     }
 
     #[test]
+    fn those_with_a_cookie_take_nobodys_turn() {
+        let rule = sticky(OnUnavailable::Repick, vec![ready("a", 1, 4)]);
+        let cookie = format!("sticky={}", value(&rule, &member(&rule, "a-3"), 0));
+        let mut dealt: Vec<_> = (0..4)
+            .map(|_| {
+                assert!(stays(&rule, &cookie, "a-3"));
+                first(&rule, "").unwrap().0
+            })
+            .collect();
+        dealt.sort_unstable();
+        assert_eq!(dealt, ["a-0", "a-1", "a-2", "a-3"]);
+    }
+
+    #[test]
     fn cookies_are_read_leniently() {
         let rule = sticky(OnUnavailable::Repick, vec![ready("a", 1, 5)]);
         let two = value(&rule, &member(&rule, "a-2"), 0);

@@ -14,22 +14,25 @@ pub(super) fn hash(what: &str, value: &[u8]) -> u64 {
     let mut hasher = Sha256::new_with_prefix(what);
     hasher.update([0]);
     hasher.update(value);
-    first_bits(&hasher.finalize().into())
+    first_bits(&hasher.finalize())
 }
 
-/// The 64 bits of a digest that hashes here are made of.
-pub(super) fn first_bits(digest: &[u8; 32]) -> u64 {
+/// Where a client ranks one of many equal members, known by a digest: the least goes first.
+pub(super) fn rank(client: u64, member: &[u8; 32]) -> u64 {
+    u64::MAX - score(client, first_bits(member))
+}
+
+/// The score of a member, known by its hash, whose share is in proportion to `weight`: the highest wins.
+pub(super) fn weighted_score(client: u64, member: u64, weight: u32) -> f64 {
+    -f64::from(weight) / ln(fraction(score(client, member)))
+}
+
+fn first_bits(digest: &[u8]) -> u64 {
     digest.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte))
 }
 
-/// The score of one of many equal members.
-pub(super) fn score(client: u64, member: u64) -> u64 {
+fn score(client: u64, member: u64) -> u64 {
     mix(mix(client).wrapping_add(member))
-}
-
-/// The score of a member whose share is in proportion to `weight`.
-pub(super) fn weighted_score(client: u64, member: u64, weight: u32) -> f64 {
-    -f64::from(weight) / ln(fraction(score(client, member)))
 }
 
 /// The finalizer of SplitMix64: each bit of the result depends on all of the input.
@@ -67,18 +70,7 @@ mod tests {
     #[test]
     fn the_logarithm_is_one() {
         let smallest = fraction(0);
-        for x in [
-            smallest,
-            1e-9,
-            0.1,
-            0.5,
-            0.7,
-            0.707_106_78,
-            0.71,
-            0.9,
-            0.999_999,
-            fraction(u64::MAX),
-        ] {
+        for x in [smallest, 1e-9, 0.1, 0.5, 0.7, 0.707, 0.71, 0.9, 0.999_999, fraction(u64::MAX)] {
             let error = (ln(x) - x.ln()).abs() / x.ln().abs();
             assert!(error < 1e-14, "{x}: {error}");
             assert!(ln(x) < 0.0);

@@ -120,7 +120,6 @@ impl Table {
         let own = self.exact.get_key_value(host);
         let wider = host
             .match_indices('.')
-            .filter(|_| !self.wildcards.is_empty())
             .filter_map(|(dot, _)| self.wildcards.get_key_value(&host[dot + 1..]));
         let own = own.map(|(name, rules)| (HostEntry::Exact(name), rules));
         let wider = wider.map(|(suffix, rules)| (HostEntry::Wildcard(suffix), rules));

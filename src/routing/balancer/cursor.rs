@@ -51,7 +51,8 @@ impl Cursor {
         let turns = total(weights).checked_div(common)?;
         let step = (turns * 618 / 1_000..=turns).find(|&step| gcd(step, turns) == 1)?;
         let turn = self.places(rule).turn.fetch_add(1, Ordering::Relaxed) % turns;
-        at(weights, turn * step % turns * common)
+        let place = u128::from(turn) * u128::from(step) % u128::from(turns) * u128::from(common);
+        at(weights, u64::try_from(place).ok()?)
     }
 
     /// The next turn among the endpoints of a backend.

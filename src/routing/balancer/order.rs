@@ -6,10 +6,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::MAX_CANDIDATES;
-use crate::routing::{
-    endpoint::Endpoint,
-    rendezvous::{first_bits, score},
-};
+use crate::routing::{endpoint::Endpoint, rendezvous::rank};
 
 /// How endpoints are ordered for one client.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +39,7 @@ impl Order {
     pub(super) fn best(self, endpoints: &[Arc<Endpoint>], turn: impl FnOnce() -> u64) -> Places {
         let open = |place: usize| endpoints[place].open();
         match self {
-            Self::Hash(client) => least(endpoints, |endpoint| u64::MAX - score(client, first_bits(endpoint.digest()))),
+            Self::Hash(client) => least(endpoints, |endpoint| rank(client, endpoint.digest())),
             Self::Fewest => least(endpoints, |endpoint| (endpoint.open(), fastrand::u32(..))),
             Self::Random => draw(endpoints.len(), Places::new(), |first, _| first),
             Self::TwoChoices => draw(endpoints.len(), Places::new(), |first, second| {
