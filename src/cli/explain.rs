@@ -303,6 +303,40 @@ mod tests {
     }
 
     #[test]
+    fn every_reason_of_a_condition_is_explained() {
+        use crate::control::Reason;
+        let all = [
+            Reason::Accepted,
+            Reason::UnsupportedValue,
+            Reason::HostnameConflict,
+            Reason::ResolvedRefs,
+            Reason::BackendNotFound,
+            Reason::RefNotPermitted,
+            Reason::InvalidKind,
+            Reason::UnsupportedProtocol,
+            Reason::Programmed,
+            Reason::Invalid,
+            Reason::Shadowed,
+        ];
+        let explained: BTreeSet<_> = ENTRIES.iter().map(|entry| entry.word.to_owned()).collect();
+        for reason in all {
+            assert!(explained.contains(&reason.to_string()), "{reason}");
+        }
+        // Does not compile with a variant that is not named here: add it above too.
+        let (Reason::Accepted
+        | Reason::UnsupportedValue
+        | Reason::HostnameConflict
+        | Reason::ResolvedRefs
+        | Reason::BackendNotFound
+        | Reason::RefNotPermitted
+        | Reason::InvalidKind
+        | Reason::UnsupportedProtocol
+        | Reason::Programmed
+        | Reason::Invalid
+        | Reason::Shadowed) = all[0];
+    }
+
+    #[test]
     fn every_entry_says_who_sees_what_and_what_to_do() {
         for entry in ENTRIES {
             for (label, text) in entry.details() {

@@ -347,9 +347,9 @@ pub(super) const ENTRIES: &[Entry] = &[
         word: "Programmed",
         kind: Kind::Condition,
         brief: "This generation of the object is being served.",
-        how: "True with reason Programmed; Unknown with Pending; False with Invalid, when it was not accepted.",
+        how: "True with reason Programmed; False with Invalid, when it was not accepted.",
         seen: "kubectl wait --for=condition=Programmed waits for it.",
-        fix: "If it stays Pending, the message names what is waited for.",
+        fix: "Where it is False, look at Accepted.",
     },
     Entry {
         word: "Conflicted",
@@ -407,14 +407,6 @@ pub(super) const ENTRIES: &[Entry] = &[
         how: "The port is not TCP, or its appProtocol names a protocol other than plain HTTP/1.1 or WebSocket.",
         seen: "ResolvedRefs=False; that share of the rule's handshakes gets 500 unresolved_backend.",
         fix: "Refer to the port that speaks HTTP/1.1, or correct its appProtocol.",
-    },
-    Entry {
-        word: "Pending",
-        kind: Kind::ConditionReason("Accepted, Programmed"),
-        brief: "Not decided yet.",
-        how: "The object is new or has just changed.",
-        seen: "The condition is Unknown.",
-        fix: "Wait. If it stays, the message names what is waited for.",
     },
     Entry {
         word: "Invalid",
