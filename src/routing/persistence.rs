@@ -275,7 +275,7 @@ mod tests {
         let cookie = format!("sticky={}", value(&rule, &member(&rule, "a-3"), 0));
         let mut dealt: Vec<_> = (0..4)
             .map(|_| {
-                assert!(stays(&rule, &cookie, "a-3"));
+                assert_eq!(first(&rule, &cookie), Ok(("a-3".to_owned(), PickedBy::Cookie)));
                 first(&rule, "").unwrap().0
             })
             .collect();

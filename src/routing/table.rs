@@ -20,7 +20,7 @@ use std::{
     sync::Arc,
 };
 
-pub use self::explain::{Considered, Explanation, HostEntry, Nearest, Verdict};
+pub use self::explain::{Considered, Explanation, HostEntry, MAX_CONSIDERED, MAX_WIDER, Nearest, Verdict};
 use self::host::HostRules;
 pub use super::matching::{Handshake, Match, PathMatch, PatternError, ValueMatch, ValuePattern};
 use super::route::{ObjectName, Rule, RuleId};

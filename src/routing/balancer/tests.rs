@@ -99,6 +99,8 @@ fn candidates_are_distinct_and_at_most_four() {
     for algorithm in all_algorithms() {
         for count in 1..=6 {
             let rule = rule(algorithm.clone(), None, vec![ready("a", 1, count)]);
+            let set = rule.backends[0].endpoints.as_ref().unwrap().load();
+            let _open: Vec<_> = set.usable()[1..].iter().map(|endpoint| endpoint.hold()).collect();
             for _ in 0..50 {
                 let pick = any(&rule).unwrap();
                 let mut names = names(&pick);

@@ -338,6 +338,7 @@ mod tests {
             Some("nearest chat/own#1 Exact /chat/admin 1".to_owned())
         );
         assert_eq!(nearest("/something"), None);
+        assert_eq!(nearest("/dhzt"), None);
         assert_eq!(nearest("/chat"), None);
         let only = || vec![route("r", &["chat.example.com"], vec![vec![prefix("/")]])];
         let none = HeaderMap::new();
@@ -347,6 +348,19 @@ mod tests {
         );
         assert_eq!(lines(only(), "chat.example.org", "/", &none), [""; 0]);
         assert_eq!(lines(vec![], "a", "/", &none), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_too_far_away_is_not_meant() {
+        let nearest = |wanted: &str, path| {
+            let lines = lines(vec![route("r", &[], vec![vec![exact(wanted)]])], "a", path, &HeaderMap::new());
+            lines.iter().any(|line| line.starts_with("nearest"))
+        };
+        assert!(nearest("/a", "/b"));
+        assert!(!nearest("/ab", "/cd"));
+        assert!(nearest("/a/rather/long/path", "/a/rather/long/pa"));
+        assert!(nearest("/a/rather/long/path", "/A/RAther/long/pat"));
+        assert!(!nearest("/a/rather/long/path", "/A/RATher/long/pat"));
     }
 
     #[test]
