@@ -40,7 +40,7 @@ pub async fn run(worker: Rc<Worker>) {
         if let Phase::Closing { window, .. } = worker.shared.drain.phase() {
             // A second signal may shorten the window.
             let pace = drain.get_or_insert_with(|| Pace::start(&worker, now));
-            let left = pace.keep(now, ticks(window));
+            let left = pace.keep(&worker, now, ticks(window));
             worker.drain_until.set(Some(pace.started.plus(window)));
             if let Some(Padded(gauge)) = worker.shared.metrics.worker_draining.get(worker.index) {
                 gauge.store(left as u64, Relaxed);
@@ -84,13 +84,15 @@ impl Pace {
     }
 
     /// Ends as many tunnels as should have ended by now; returns how many are left.
-    fn keep(&mut self, now: Tick, window: u32) -> usize {
+    fn keep(&mut self, worker: &Worker, now: Tick, window: u32) -> usize {
+        let elapsed = now.since(self.started).min(window);
+        if elapsed == window {
+            // Those too whose handshake was under way when the drain began.
+            worker.each(|slot| slot.end(Cause::Drain));
+        }
         let due = match window {
             0 => self.total,
-            window => {
-                let elapsed = u64::from(now.since(self.started).min(window));
-                (self.total as u64 * elapsed).div_ceil(u64::from(window)) as usize
-            }
+            window => (self.total as u64 * u64::from(elapsed)).div_ceil(u64::from(window)) as usize,
         };
         let ended = self.total - self.waiting.len();
         for slot in self.waiting.by_ref().take(due.saturating_sub(ended)) {
