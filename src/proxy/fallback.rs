@@ -194,16 +194,16 @@ async fn forward(
     attempt: &mut Attempt,
 ) -> Result<Forwarded, Reason> {
     super::head::check(&parts)?;
+    let found = select::find(worker, &parts, attempt)?;
+    if found.rule.fallback == Fallback::Reject {
+        return Err(Reason::UpgradeRequired);
+    }
     match (worker.shared.drain.is_closing(), overload) {
         (true, _) => return Err(Reason::Draining),
         (_, true) => return Err(Reason::Overload),
         _ => {}
     }
-    let (rule, ..) = select::find(worker, &parts, attempt)?;
-    if rule.fallback == Fallback::Reject {
-        return Err(Reason::UpgradeRequired);
-    }
-    let chosen = select::choose(worker, &parts, forwarded, attempt)?;
+    let chosen = found.choose(&parts, forwarded)?;
     headers::remove_hop_by_hop(&mut parts.headers);
     headers::set_forwarded(&mut parts, forwarded);
     parts.version = Version::HTTP_11;

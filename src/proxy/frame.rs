@@ -50,6 +50,8 @@ pub struct Follower {
     remaining: u64,
     /// Whether the current frame ends a message.
     ends_message: bool,
+    /// Whether the current frame is part of a message, as opposed to a control frame.
+    is_data: bool,
     opaque: bool,
 }
 
@@ -57,6 +59,11 @@ impl Follower {
     /// Whether a frame may be put in here: the last one is complete.
     pub fn at_boundary(&self) -> bool {
         self.remaining == 0 && !self.opaque
+    }
+
+    /// Whether the payload that came last is part of a message. Bytes that are no framing count as such.
+    pub fn is_data(&self) -> bool {
+        self.is_data
     }
 
     /// Whether bytes came that cannot be framing (a 64-bit length with the top bit set). From there on nothing is known.
@@ -85,6 +92,7 @@ impl Follower {
         };
         if header.payload >> 63 != 0 {
             self.opaque = true;
+            self.is_data = true;
             return Next::Payload {
                 len: bytes.len(),
                 message: false,
@@ -100,7 +108,8 @@ impl Follower {
             };
         }
         self.remaining = header.payload;
-        self.ends_message = header.fin && header.is_data();
+        self.is_data = header.is_data();
+        self.ends_message = header.fin && self.is_data;
         Next::Header {
             header,
             len: header_len,

@@ -34,9 +34,12 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
 /// Sets the fields that tell the endpoint who the client is; what a client that is no trusted proxy says of that is dropped.
 pub fn set_forwarded(parts: &mut request::Parts, forwarded: &Forwarded) {
     let headers = &mut parts.headers;
-    let value = |text: &str| HeaderValue::from_str(text).ok();
     // A target in absolute form names the host, whatever the field says (RFC 9112, section 3.2.2).
-    if let Some(host) = parts.uri.authority().and_then(|authority| value(authority.as_str())) {
+    if let Some(host) = parts
+        .uri
+        .authority()
+        .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+    {
         headers.insert(header::HOST, host);
     }
     if !forwarded.trusted {
@@ -49,12 +52,19 @@ pub fn set_forwarded(parts: &mut request::Parts, forwarded: &Forwarded) {
             headers.remove(name);
         }
     }
-    let peer = forwarded.peer.to_canonical().to_string();
-    let chain: Vec<_> = tokens(headers, &X_FORWARDED_FOR).map(str::to_owned).chain([peer]).collect();
-    if let Some(chain) = value(&chain.join(", ")) {
-        headers.insert(X_FORWARDED_FOR, chain);
+    if let Some(peer) = address(forwarded.peer) {
+        let chain = match tokens(headers, &X_FORWARDED_FOR).collect::<Vec<_>>() {
+            earlier if earlier.is_empty() => Some(peer),
+            earlier => peer
+                .to_str()
+                .ok()
+                .and_then(|peer| HeaderValue::from_str(&format!("{}, {peer}", earlier.join(", "))).ok()),
+        };
+        if let Some(chain) = chain {
+            headers.insert(X_FORWARDED_FOR, chain);
+        }
     }
-    if let Some(client) = value(&forwarded.client.ip().to_canonical().to_string()) {
+    if let Some(client) = address(forwarded.client.ip()) {
         headers.insert(X_REAL_IP, client);
     }
     headers
@@ -64,6 +74,11 @@ pub fn set_forwarded(parts: &mut request::Parts, forwarded: &Forwarded) {
         headers.entry(X_FORWARDED_HOST).or_insert(host);
     }
     headers.entry(X_REQUEST_ID).or_insert_with(|| forwarded.request_id.clone());
+}
+
+/// An address as a value.
+fn address(address: IpAddr) -> Option<HeaderValue> {
+    HeaderValue::try_from(address.to_canonical().to_string()).ok()
 }
 
 /// Appends `name: value` lines; names as most software writes them, because small clients and servers compare exactly.

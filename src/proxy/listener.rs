@@ -21,8 +21,12 @@ pub struct Handed {
 /// The workers' doors.
 pub type Doors = Vec<mpsc::Sender<Handed>>;
 
-/// Accepts until the runtime ends. Errors of one connection are passed over; those of the process are waited out.
+/// Accepts until the runtime ends. Errors of one connection are passed over; those of the process are waited out. Who comes
+/// before there is a table waits in the kernel's queue: an early 404 would be a lie.
 pub async fn accept(worker: Rc<Worker>, listener: TcpListener, doors: Doors) {
+    while worker.shared.published.load().generation == 0 && !worker.shared.drain.is_closing() {
+        sleep(Duration::from_millis(5)).await;
+    }
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => place(&worker, socket, peer, &doors),

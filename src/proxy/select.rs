@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
-use http::{HeaderMap, HeaderValue, header, request, uri::Authority};
+use http::{HeaderMap, HeaderValue, header, request};
 
 use super::{error::Reason, headers::Forwarded, record::Attempt, worker::Worker};
 use crate::routing::{
@@ -26,48 +26,21 @@ pub struct Chosen {
     now: u64,
 }
 
-/// Finds the rule of a request and picks its endpoints.
-///
-/// # Errors
-/// Why nothing serves it.
-pub fn choose(worker: &Worker, parts: &request::Parts, forwarded: &Forwarded, attempt: &mut Attempt) -> Result<Chosen, Reason> {
-    let (rule, matched_path, target) = find(worker, parts, attempt)?;
-    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
-    let path_len = target.find('?').unwrap_or(target.len());
-    let client = Client {
-        address: forwarded.client.ip(),
-        path: &target[..path_len],
-        query: parts.uri.query(),
-        headers: &parts.headers,
-        now,
-    };
-    let pick = balancer::pick(&rule, &client).map_err(|no| match no {
-        NoPick::Unresolved => Reason::UnresolvedBackend,
-        NoPick::NoReadyEndpoint => Reason::NoReadyEndpoint,
-        NoPick::PersistedUnavailable => Reason::SessionUnavailable,
-    })?;
-    let mut cookies = HeaderMap::new();
-    if rule.persistence.is_some() {
-        for cookie in parts.headers.get_all(header::COOKIE) {
-            cookies.append(header::COOKIE, cookie.clone());
-        }
-    }
-    Ok(Chosen {
-        candidates: pick.candidates.into_iter().map(|(endpoint, _)| endpoint).collect(),
-        client: forwarded.client,
-        tls: forwarded.scheme == "https",
-        matched_path,
-        cookies,
-        now,
-        target,
-        rule,
-    })
+/// The rule of one request.
+#[derive(Debug)]
+pub struct FoundRule {
+    pub rule: Arc<Rule>,
+    matched_path: Box<str>,
+    target: String,
 }
 
-/// The rule of a request, the path of its match, and the target in normal form.
-pub fn find(worker: &Worker, parts: &request::Parts, attempt: &mut Attempt) -> Result<(Arc<Rule>, Box<str>, String), Reason> {
+/// Finds the rule of a request.
+///
+/// # Errors
+/// Why none serves it.
+pub fn find(worker: &Worker, parts: &request::Parts, attempt: &mut Attempt) -> Result<FoundRule, Reason> {
     let authority = authority(parts).ok_or(Reason::MalformedRequest)?;
-    let host = target::host(&authority).ok_or(Reason::MalformedRequest)?;
+    let host = target::host(authority).ok_or(Reason::MalformedRequest)?;
     let path = target::path(parts.uri.path()).ok_or(Reason::MalformedRequest)?;
     let snapshot = worker.shared.published.load();
     let handshake = Handshake {
@@ -78,18 +51,66 @@ pub fn find(worker: &Worker, parts: &request::Parts, attempt: &mut Attempt) -> R
     };
     let found = snapshot.table.find(&handshake).ok_or(Reason::NoRoute)?;
     attempt.matched(found.rule);
-    let target = match parts.uri.query() {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_string(),
-    };
-    Ok((Arc::clone(found.rule), found.matched_path.into(), target))
+    let mut target = path.into_owned();
+    if let Some(query) = parts.uri.query() {
+        target.push('?');
+        target.push_str(query);
+    }
+    Ok(FoundRule {
+        rule: Arc::clone(found.rule),
+        matched_path: found.matched_path.into(),
+        target,
+    })
+}
+
+impl FoundRule {
+    /// Picks the endpoints to try.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn choose(self, parts: &request::Parts, forwarded: &Forwarded) -> Result<Chosen, Reason> {
+        let Self {
+            rule,
+            matched_path,
+            target,
+        } = self;
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+        let client = Client {
+            address: forwarded.client.ip(),
+            path: target.split('?').next().unwrap_or_default(),
+            query: parts.uri.query(),
+            headers: &parts.headers,
+            now,
+        };
+        let pick = balancer::pick(&rule, &client).map_err(|no| match no {
+            NoPick::Unresolved => Reason::UnresolvedBackend,
+            NoPick::NoReadyEndpoint => Reason::NoReadyEndpoint,
+            NoPick::PersistedUnavailable => Reason::SessionUnavailable,
+        })?;
+        let mut cookies = HeaderMap::new();
+        if rule.persistence.is_some() {
+            for cookie in parts.headers.get_all(header::COOKIE) {
+                cookies.append(header::COOKIE, cookie.clone());
+            }
+        }
+        Ok(Chosen {
+            candidates: pick.candidates.into_iter().map(|(endpoint, _)| endpoint).collect(),
+            client: forwarded.client,
+            tls: forwarded.scheme == "https",
+            matched_path,
+            cookies,
+            now,
+            target,
+            rule,
+        })
+    }
 }
 
 /// Whom a request is for: the target's own authority goes before `Host` (RFC 9112, section 3.2.2).
-pub fn authority(parts: &request::Parts) -> Option<String> {
+fn authority(parts: &request::Parts) -> Option<&str> {
     match parts.uri.authority() {
-        Some(authority) => Some(Authority::as_str(authority).to_owned()),
-        None => parts.headers.get(header::HOST)?.to_str().ok().map(str::to_owned),
+        Some(authority) => Some(authority.as_str()),
+        None => parts.headers.get(header::HOST)?.to_str().ok(),
     }
 }
 

@@ -238,7 +238,7 @@ impl Tunnel {
             match self.side(from).follower.next(&chunk[at..], whole_pongs) {
                 Next::Payload { len, message } => {
                     at += len;
-                    data = true;
+                    data |= self.side(from).follower.is_data();
                     messages += u64::from(message);
                 }
                 Next::Header { header, len, message } => {

@@ -36,27 +36,26 @@ pub struct Client {
 
 /// Serves one handshake to its end: a tunnel in a task of its own, the endpoint's own answer, or a refusal.
 pub async fn serve(worker: &Rc<Worker>, client: Client, parts: request::Parts, forwarded: Forwarded, mut attempt: Attempt) {
-    let chosen =
-        match refusal(worker, &client, &parts).map_or_else(|| select::choose(worker, &parts, &forwarded, &mut attempt), Err) {
-            Ok(chosen) => chosen,
-            Err(reason) => {
-                attempt.refused(reason);
-                return answer::refuse(client.socket, reason).await;
-            }
-        };
+    let (handshake, chosen) = match prepare(worker, &client, &parts, &forwarded, &mut attempt) {
+        Ok(prepared) => prepared,
+        Err(reason) => {
+            attempt.refused(reason);
+            return answer::refuse(client.socket, reason).await;
+        }
+    };
     let deadline = attempt.started() + chosen.rule.timeouts.handshake;
     let exchanged = {
-        let exchange = timeout_at(deadline, open(worker, &chosen, parts, &forwarded));
+        let exchange = timeout_at(deadline, open(worker, &handshake, &chosen, parts, &forwarded));
         tokio::select! {
             exchanged = exchange => exchanged.unwrap_or(Err(Reason::HandshakeTimeout)),
             () = gone(&client.socket) => return, // the record says so when it is dropped
         }
     };
     match exchanged {
-        Ok((dialled, answer, handshake)) if answer.status == StatusCode::SWITCHING_PROTOCOLS => {
+        Ok((dialled, answer)) if answer.status == StatusCode::SWITCHING_PROTOCOLS => {
             begin(worker, client, chosen, dialled, answer, &handshake, attempt).await;
         }
-        Ok((dialled, mut answer, _)) => {
+        Ok((dialled, mut answer)) => {
             chosen.set_cookie(&dialled.endpoint, &mut answer.headers);
             attempt.passed(answer.status.as_u16(), &dialled.endpoint, dialled.address);
             relay_answer::pass(client.socket, dialled.socket, answer).await;
@@ -68,32 +67,40 @@ pub async fn serve(worker: &Rc<Worker>, client: Client, parts: request::Parts, f
     }
 }
 
-/// Why a handshake is refused before anybody is asked.
-fn refusal(worker: &Worker, client: &Client, parts: &request::Parts) -> Option<Reason> {
+/// What can be said of a handshake before anybody is asked: that it is refused, or where it goes.
+fn prepare(
+    worker: &Worker,
+    client: &Client,
+    parts: &request::Parts,
+    forwarded: &Forwarded,
+    attempt: &mut Attempt,
+) -> Result<(Handshake, Chosen), Reason> {
+    let handshake = Handshake::parse(parts)?;
+    let found = select::find(worker, parts, attempt)?; // first, so that the record of a refusal names the rule
     if worker.shared.drain.is_closing() {
-        return Some(Reason::Draining);
+        return Err(Reason::Draining);
     }
     if client.admitted.is_over() {
-        return Some(Reason::Overload);
+        return Err(Reason::Overload);
     }
-    Handshake::parse(parts).err()
+    Ok((handshake, found.choose(parts, forwarded)?))
 }
 
 /// Dials a candidate, replays the handshake, and checks the answer if it is a 101.
 async fn open(
     worker: &Worker,
+    handshake: &Handshake,
     chosen: &Chosen,
     mut parts: request::Parts,
     forwarded: &Forwarded,
-) -> Result<(Dialled, Answer, Handshake), Reason> {
-    let handshake = Handshake::parse(&parts)?;
+) -> Result<(Dialled, Answer), Reason> {
     let mut dialled = upstream::dial(&worker.shared, &chosen.candidates, chosen.rule.timeouts.connect).await?;
     let request = write_request(&chosen.target, &mut parts, forwarded);
     let answer = upstream::exchange(&mut dialled.socket, &request).await?;
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
         handshake.check_answer(&answer.headers)?;
     }
-    Ok((dialled, answer, handshake))
+    Ok((dialled, answer))
 }
 
 /// The request as the endpoint gets it.
