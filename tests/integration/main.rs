@@ -6,6 +6,11 @@ mod support;
 
 mod causes;
 mod closing;
+mod dialling;
 mod handshake;
+mod injecting;
 mod libraries;
+mod pings;
 mod refusals;
+mod relay;
+mod timeouts;

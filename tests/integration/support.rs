@@ -539,6 +539,11 @@ impl Peer {
         String::from_utf8(line).unwrap()
     }
 
+    /// Waits for what comes first: a byte, or the end of the connection.
+    pub async fn has_request(&mut self) -> bool {
+        !self.buffer.is_empty() || self.more().await
+    }
+
     /// Nothing has come that nobody has read.
     pub fn has_nothing(&self) -> bool {
         let peeked = socket2::SockRef::from(&self.socket).peek(&mut [std::mem::MaybeUninit::uninit()]);
@@ -741,8 +746,8 @@ impl Server {
 /// An address that answers no dial: its queue of connections is full, and nobody takes them out.
 pub struct Silent {
     pub address: SocketAddr,
-    pub listener: socket2::Socket,
-    _queue: Vec<std::net::TcpStream>,
+    listener: socket2::Socket,
+    queue: Vec<std::net::TcpStream>,
 }
 
 impl Silent {
@@ -759,7 +764,36 @@ impl Silent {
         Self {
             address,
             listener,
-            _queue: queue,
+            queue,
+        }
+    }
+
+    /// What the connections sent that got into the queue all the same.
+    pub fn into_queued(self) -> Vec<Vec<u8>> {
+        drop(self.queue);
+        let listener: std::net::TcpListener = self.listener.into();
+        listener.set_nonblocking(true).unwrap();
+        let mut queued = Vec::new();
+        while let Ok((mut socket, _)) = listener.accept() {
+            let mut bytes = Vec::new();
+            socket.set_nonblocking(false).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            io::Read::read_to_end(&mut socket, &mut bytes).unwrap();
+            queued.push(bytes);
+        }
+        queued
+    }
+
+    /// A server that takes what comes from now on.
+    pub fn revive(self) -> Server {
+        drop(self.queue);
+        self.listener.listen(128).unwrap();
+        let listener: std::net::TcpListener = self.listener.into();
+        listener.set_nonblocking(true).unwrap();
+        Server {
+            listener: TcpListener::from_std(listener).unwrap(),
+            address: self.address,
+            taken: AtomicUsize::new(0),
         }
     }
 }
