@@ -9,7 +9,7 @@ mod compile;
 mod endpoints;
 mod index;
 pub mod manifests;
-mod metrics;
+pub mod metrics;
 pub mod object;
 mod path;
 pub mod policy;
@@ -243,31 +243,47 @@ mod tests {
         routing::{Handshake, Snapshot},
     };
 
-    async fn started(source: Source) -> (Published, tokio::task::JoinHandle<()>) {
+    /// A running control plane.
+    struct Running {
+        published: Published,
+        reload: Arc<Notify>,
+        _task: tokio::task::JoinHandle<()>,
+    }
+
+    async fn started(source: Source) -> Running {
         let published: Published = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+        let reload: Arc<Notify> = Arc::default();
         let readiness = Readiness::default();
         let options = Options {
             class: "holdfast".to_owned(),
             share_hosts: false,
         };
         let guard = readiness.wait_for("routes");
-        let running = start(
+        let plane = start(
             &source,
             options,
             Arc::clone(&published),
             &Registry::new(),
             guard,
-            Arc::default(),
+            Arc::clone(&reload),
         )
         .unwrap();
-        let running = tokio::spawn(running);
-        let ready = async {
-            while !readiness.missing().is_empty() {
-                tokio::task::yield_now().await;
+        let task = tokio::spawn(plane);
+        until(|| readiness.missing().is_empty()).await;
+        Running {
+            published,
+            reload,
+            _task: task,
+        }
+    }
+
+    async fn until(condition: impl Fn() -> bool) {
+        let met = async {
+            while !condition() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), ready).await.unwrap();
-        (published, running)
+        tokio::time::timeout(Duration::from_secs(30), met).await.unwrap();
     }
 
     fn endpoints(published: &Published, path: &str) -> Option<Vec<String>> {
@@ -290,19 +306,69 @@ mod tests {
 
     #[tokio::test]
     async fn the_quickstart_is_served() {
-        let (published, _running) = started(Source::Folder("examples/quickstart".into())).await;
+        let Running { published, .. } = &started(Source::Folder("examples/quickstart".into())).await;
         assert_eq!(published.load().generation, 1);
-        assert_eq!(endpoints(&published, "/other"), None);
+        assert_eq!(endpoints(published, "/other"), None);
         assert_eq!(
-            endpoints(&published, "/echo"),
+            endpoints(published, "/echo"),
             Some(vec!["127.0.0.1:9001".to_owned(), "127.0.0.1:9002".to_owned()])
         );
     }
 
     #[tokio::test]
     async fn one_endpoint_is_served_without_any_file() {
-        let (published, _running) = started(Source::Endpoint("127.0.0.1:3000".to_owned())).await;
-        assert_eq!(endpoints(&published, "/any/path"), Some(vec!["127.0.0.1:3000".to_owned()]));
+        let Running { published, .. } = &started(Source::Endpoint("127.0.0.1:3000".to_owned())).await;
+        assert_eq!(endpoints(published, "/any/path"), Some(vec!["127.0.0.1:3000".to_owned()]));
+    }
+
+    fn route(path: &str) -> String {
+        format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: WebSocketRoute\nmetadata: {{name: a}}\n\
+             spec: {{rules: [{{matches: [{{path: {{value: {path}}}}}], backendRefs: [{{name: a, port: 80}}]}}]}}\n"
+        )
+    }
+
+    fn service(port: u16) -> String {
+        let labels = "labels: {kubernetes.io/service-name: a}";
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{ports: [{{port: 80}}]}}\n---\n\
+             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: a, {labels}}}\n\
+             addressType: IPv4\nports: [{{port: {port}}}]\nendpoints: [{{addresses: [127.0.0.1]}}]\n"
+        )
+    }
+
+    #[tokio::test]
+    async fn edits_of_a_folder_become_tables_and_those_of_endpoints_do_not_even_need_one() {
+        let folder = std::env::temp_dir().join(format!("holdfast-control-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        let write = |file: &str, text: &str| std::fs::write(folder.join(file), text).unwrap();
+        write("route.yaml", &route("/one"));
+        write("service.yaml", &service(9001));
+        let running = started(Source::Folder(folder.clone())).await;
+        let at = |path: &str| endpoints(&running.published, path);
+        let to = |port: u16| Some(vec![format!("127.0.0.1:{port}")]);
+        assert_eq!(at("/one"), to(9001));
+
+        write("route.yaml", &route("/two"));
+        until(|| at("/two") == to(9001)).await;
+        assert_eq!(at("/one"), None);
+
+        let generation = running.published.load().generation;
+        write("next", &service(9002));
+        std::fs::rename(folder.join("next"), folder.join("service.yaml")).unwrap();
+        until(|| at("/two") == to(9002)).await;
+        assert_eq!(running.published.load().generation, generation);
+
+        write("route.yaml", "kind: [");
+        write("other.yaml", &route("/other").replace("{name: a}\n", "{name: other}\n"));
+        until(|| at("/other").is_some()).await;
+        assert_eq!(at("/two"), to(9002), "a broken file keeps its last good state");
+
+        std::fs::remove_file(folder.join("route.yaml")).unwrap();
+        running.reload.notify_one();
+        until(|| at("/two").is_none()).await;
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

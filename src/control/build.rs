@@ -239,10 +239,7 @@ fn report(index: &Index, shadowed: Vec<Shadowed>, verdicts: &mut [Verdict]) {
         let Ok(at) = verdicts.binary_search_by(|verdict| verdict.route.cmp(&rule.route)) else {
             continue;
         };
-        let compiled = index
-            .entries()
-            .find(|entry| entry.route.name == rule.route)
-            .and_then(|entry| entry.compiled.as_ref().ok());
+        let compiled = index.entry(&rule.route).and_then(|entry| entry.compiled.as_ref().ok());
         let position = compiled.and_then(|compiled| compiled.rules.iter().position(|candidate| candidate.id == rule));
         let path = FieldPath::of(["spec", "rules"]).item(position.unwrap_or_default());
         verdicts[at].shadowed.push(Finding {

@@ -136,6 +136,10 @@ impl Index {
         self.services.len()
     }
 
+    pub(super) fn entry(&self, name: &ObjectName) -> Option<&Entry> {
+        self.routes.get(name)
+    }
+
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.routes.values()
     }
@@ -344,3 +348,298 @@ fn table_if(changed: bool) -> Change {
 
 /// Endpoints that are remembered before those that nobody holds are looked for.
 const MIN_SWEEP: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{build::build, manifests::objects},
+        *,
+    };
+
+    fn index(text: &str) -> Index {
+        let mut index = Index::new(Settings {
+            class: "holdfast".to_owned(),
+            share_hosts: false,
+            external_names: true,
+            defaults: Defaults::default(),
+        });
+        apply(&mut index, text);
+        index
+    }
+
+    fn apply(index: &mut Index, text: &str) -> Vec<Change> {
+        objects(text)
+            .into_iter()
+            .map(|object| index.apply(Event::Apply(object)))
+            .collect()
+    }
+
+    fn name(text: &str) -> ObjectName {
+        ObjectName {
+            namespace: "default".into(),
+            name: text.into(),
+        }
+    }
+
+    fn delete(index: &mut Index, kind: ObjectKind, text: &str) -> Change {
+        index.apply(Event::Delete(Key { kind, name: name(text) }))
+    }
+
+    /// The members of the cell of port 80 of Service chat, in words.
+    fn members(index: &Index) -> Vec<String> {
+        let set = index.cell(&name("chat"), 80).unwrap().load();
+        let word = |(endpoint, state): &(Arc<Endpoint>, _)| format!("{} {:?} {state:?}", endpoint.name(), endpoint.addresses());
+        set.members().iter().map(word).collect()
+    }
+
+    fn route(backends: &str) -> String {
+        format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: WebSocketRoute\nmetadata: {{name: chat}}\n\
+             spec: {{rules: [{{backendRefs: [{backends}]}}]}}\n---\n"
+        )
+    }
+
+    fn service(spec: &str) -> String {
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: chat}}\nspec: {spec}\n---\n")
+    }
+
+    fn slice(name: &str, family: &str, ports: &str, endpoints: &str) -> String {
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: {name}, labels: {{kubernetes.io/service-name: chat}}}}\n\
+             addressType: {family}\nports: {ports}\nendpoints: {endpoints}\n---\n"
+        )
+    }
+
+    const CHAT: &str = "{name: chat, port: 80}";
+
+    #[test]
+    fn ports_are_chosen_by_name_and_their_numbers_may_differ() {
+        let ports = "{ports: [{name: ws, port: 80}, {name: other, port: 81}]}";
+        let one = slice(
+            "a",
+            "IPv4",
+            "[{name: ws, port: 8080}, {name: other, port: 9}]",
+            "[{addresses: [10.0.0.1]}]",
+        );
+        let two = slice(
+            "b",
+            "IPv4",
+            "[{name: ws, port: 8090}, {name: ws, port: 53, protocol: UDP}]",
+            "[{addresses: [10.0.0.2]}]",
+        );
+        let index = index(&[route(CHAT), service(ports), one, two].concat());
+        assert_eq!(
+            members(&index),
+            ["10.0.0.1 [10.0.0.1:8080] Ready", "10.0.0.2 [10.0.0.2:8090] Ready"]
+        );
+    }
+
+    #[test]
+    fn absent_conditions_mean_ready_and_terminating_is_looked_at_first() {
+        let endpoints = "[
+            {addresses: [10.0.0.1]},
+            {addresses: [10.0.0.2], conditions: {ready: false}},
+            {addresses: [10.0.0.3], conditions: {ready: true, terminating: true}},
+            {addresses: [10.0.0.4], conditions: {ready: true, serving: false, terminating: true}},
+            {addresses: [10.0.0.5], conditions: {ready: false, serving: true, terminating: true}},
+            {addresses: [10.0.0.6], conditions: {ready: false, terminating: true}}]";
+        let index = index(
+            &[
+                route(CHAT),
+                service("{ports: [{port: 80}]}"),
+                slice("a", "IPv4", "[{port: 1}]", endpoints),
+            ]
+            .concat(),
+        );
+        let states: Vec<String> = members(&index)
+            .iter()
+            .map(|member| member.split(' ').next_back().unwrap().to_owned())
+            .collect();
+        assert_eq!(
+            states,
+            ["Ready", "NotReady", "Terminating", "NotReady", "Terminating", "NotReady"]
+        );
+    }
+
+    #[test]
+    fn in_two_slices_at_once_the_one_that_does_not_terminate_counts() {
+        let service = service("{ports: [{port: 80}]}");
+        let pod = "targetRef: {kind: Pod, name: chat-0, uid: u0}";
+        let old = slice(
+            "a",
+            "IPv4",
+            "[{port: 1}]",
+            &format!("[{{addresses: [10.0.0.1], {pod}, conditions: {{terminating: true}}}}]"),
+        );
+        let new = slice("b", "IPv4", "[{port: 1}]", &format!("[{{addresses: [10.0.0.1], {pod}}}]"));
+        for order in [[&old, &new], [&new, &old]] {
+            let index = index(&[&route(CHAT), &service, order[0], order[1]].map(String::as_str).concat());
+            assert_eq!(members(&index), ["chat-0 [10.0.0.1:1] Ready"]);
+        }
+    }
+
+    #[test]
+    fn a_pod_in_both_families_is_one_endpoint_with_the_services_first_family_first() {
+        let pod = "targetRef: {kind: Pod, name: chat-0, uid: u0}";
+        let four = slice("a", "IPv4", "[{port: 1}]", &format!("[{{addresses: [10.0.0.1], {pod}}}]"));
+        let six = slice("b", "IPv6", "[{port: 1}]", &format!("[{{addresses: [\"fd00::1\"], {pod}}}]"));
+        for (families, expected) in [
+            ("[IPv4, IPv6]", "chat-0 [10.0.0.1:1, [fd00::1]:1] Ready"),
+            ("[IPv6, IPv4]", "chat-0 [[fd00::1]:1, 10.0.0.1:1] Ready"),
+        ] {
+            let service = service(&format!("{{ipFamilies: {families}, ports: [{{port: 80}}]}}"));
+            let index = index(&[route(CHAT), service, four.clone(), six.clone()].concat());
+            assert_eq!(members(&index), [expected]);
+        }
+    }
+
+    #[test]
+    fn a_change_of_endpoints_swaps_the_set_and_keeps_the_endpoints() {
+        let at = |endpoints: &str| slice("a", "IPv4", "[{port: 1}]", endpoints);
+        let start = [
+            route(CHAT),
+            service("{ports: [{port: 80}]}"),
+            at("[{addresses: [10.0.0.1]}, {addresses: [10.0.0.2]}]"),
+        ];
+        let mut index = index(&start.concat());
+        let cell = Arc::clone(index.cell(&name("chat"), 80).unwrap());
+        let before = cell.load();
+        assert_eq!(
+            apply(&mut index, &at("[{addresses: [10.0.0.2]}, {addresses: [10.0.0.3]}]")),
+            [Change::Endpoints]
+        );
+        let after = cell.load();
+        assert!(
+            Arc::ptr_eq(&before.members()[1].0, &after.members()[0].0),
+            "10.0.0.2 stays the same endpoint"
+        );
+        assert!(Arc::ptr_eq(&cell, index.cell(&name("chat"), 80).unwrap()));
+        assert_eq!(
+            apply(&mut index, &at("[{addresses: [10.0.0.2]}, {addresses: [10.0.0.3]}]")),
+            [Change::Nothing]
+        );
+        // An endpoint that left comes back as the same one while a tunnel holds it.
+        let held = before.members()[0].0.hold();
+        drop(before);
+        apply(&mut index, &at("[{addresses: [10.0.0.1]}]"));
+        assert_eq!(cell.load().members()[0].0.open(), 1);
+        drop(held);
+    }
+
+    #[test]
+    fn a_pod_that_gets_another_address_stays_the_same_endpoint() {
+        let at = |address: &str| {
+            slice(
+                "a",
+                "IPv4",
+                "[{port: 1}]",
+                &format!("[{{addresses: [{address}], targetRef: {{name: chat-0, uid: u0}}}}]"),
+            )
+        };
+        let mut index = index(&[route(CHAT), service("{ports: [{port: 80}]}"), at("10.0.0.1")].concat());
+        let before = index.cell(&name("chat"), 80).unwrap().load();
+        apply(&mut index, &at("10.0.0.9"));
+        assert_eq!(before.members()[0].0.addresses()[0].to_string(), "10.0.0.9:1");
+    }
+
+    #[test]
+    fn cells_outlive_their_service_and_end_with_the_last_reference() {
+        let slice = slice("a", "IPv4", "[{port: 1}]", "[{addresses: [10.0.0.1]}]");
+        let mut index = index(&[route(CHAT), service("{ports: [{port: 80}]}"), slice].concat());
+        let cell = Arc::clone(index.cell(&name("chat"), 80).unwrap());
+        assert_eq!(delete(&mut index, ObjectKind::Service, "chat"), Change::Table);
+        assert!(cell.load().members().is_empty());
+        index.forget_unreferenced();
+        apply(&mut index, &service("{ports: [{port: 80}]}"));
+        assert_eq!(cell.load().members().len(), 1, "a Service that comes back finds its cell");
+        assert_eq!(delete(&mut index, ObjectKind::EndpointSlice, "a"), Change::Endpoints);
+        assert!(cell.load().members().is_empty());
+        assert_eq!(delete(&mut index, ObjectKind::WebSocketRoute, "chat"), Change::Table);
+        index.forget_unreferenced();
+        assert!(index.cell(&name("chat"), 80).is_none());
+    }
+
+    #[test]
+    fn a_slice_that_changes_its_service_leaves_the_old_one() {
+        let slice = slice("a", "IPv4", "[{port: 1}]", "[{addresses: [10.0.0.1]}]");
+        let mut index = index(&[route(CHAT), service("{ports: [{port: 80}]}"), slice.clone()].concat());
+        assert_eq!(members(&index).len(), 1);
+        apply(&mut index, &slice.replace("service-name: chat", "service-name: other"));
+        assert!(members(&index).is_empty());
+    }
+
+    #[test]
+    fn a_name_becomes_its_addresses() {
+        let mut index = index(&[route(CHAT), service("{type: ExternalName, externalName: Chat.Example.Com.}")].concat());
+        assert_eq!(
+            index
+                .external_hosts()
+                .into_iter()
+                .map(|host| host.to_string())
+                .collect::<Vec<_>>(),
+            ["chat.example.com"]
+        );
+        let mut resolved = |addresses: &[&str]| {
+            let change = index.apply(Event::Resolved {
+                host: "chat.example.com".into(),
+                addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            });
+            (change, members(&index))
+        };
+        let (change, members) = resolved(&["10.0.0.1", "10.0.0.2"]);
+        assert_eq!(change, Change::Endpoints);
+        assert_eq!(members, ["10.0.0.1 [10.0.0.1:80] Ready", "10.0.0.2 [10.0.0.2:80] Ready"]);
+        let (_, members) = resolved(&["::1", "127.0.0.1"]);
+        assert_eq!(
+            members,
+            ["127.0.0.1 [[::1]:80, 127.0.0.1:80] Ready"],
+            "the same host twice is one endpoint"
+        );
+    }
+
+    #[test]
+    fn routes_of_other_classes_are_not_there() {
+        let other = route(CHAT).replace("spec: {", "spec: {className: other, ");
+        let mut index = index(&route(CHAT));
+        assert_eq!(index.routes().count(), 1);
+        assert_eq!(apply(&mut index, &other), [Change::Table]);
+        assert_eq!(index.routes().count(), 0);
+        assert_eq!(
+            apply(&mut index, &other.replace("className: other", "className: holdfast")),
+            [Change::Table]
+        );
+        assert_eq!(index.routes().count(), 1);
+    }
+
+    #[test]
+    fn a_change_of_endpoints_costs_one_service_among_thousands_of_routes() {
+        let mut index = index("");
+        for number in 0..2_000 {
+            let text = [
+                route(&format!("{{name: chat-{number}, port: 80}}")),
+                service("{ports: [{port: 80}]}"),
+            ]
+            .concat();
+            apply(&mut index, &text.replace("{name: chat}", &format!("{{name: chat-{number}}}")));
+        }
+        apply(
+            &mut index,
+            &slice("a", "IPv4", "[{port: 1}]", "[{addresses: [10.0.0.1]}]").replace("name: chat", "name: chat-7"),
+        );
+        assert_eq!(build(&index).verdicts.len(), 2_000);
+        let cells: Vec<_> = index
+            .cells
+            .values()
+            .flat_map(BTreeMap::values)
+            .map(|cell| (Arc::clone(cell), cell.load()))
+            .collect();
+        let more = slice("b", "IPv4", "[{port: 1}]", "[{addresses: [10.0.0.2]}]").replace("name: chat", "name: chat-7");
+        assert_eq!(apply(&mut index, &more), [Change::Endpoints]);
+        let touched = cells
+            .iter()
+            .filter(|(cell, before)| !Arc::ptr_eq(&cell.load(), before))
+            .count();
+        assert_eq!(touched, 1);
+    }
+}

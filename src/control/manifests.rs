@@ -48,6 +48,18 @@ pub struct Problem {
     /// The object, where it says who it is.
     pub object: Option<Key>,
     pub fault: Fault,
+    pub kind: ProblemKind,
+}
+
+/// What sort of problem it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProblemKind {
+    /// A file, or an object of unknown name, cannot be read.
+    Unreadable,
+    /// An API server would refuse the object.
+    Refused,
+    /// The object is there already, in another place that goes first.
+    Twice,
 }
 
 /// What a file or a folder has in it.
@@ -58,7 +70,6 @@ pub struct Manifests {
     pub problems: Vec<Problem>,
     /// Objects of kinds that routes are not made of.
     pub skipped: usize,
-    pub files: usize,
 }
 
 /// Reads files and folders.
@@ -72,9 +83,8 @@ pub fn read(paths: &[PathBuf]) -> io::Result<Manifests> {
         let found = scan::files(path)?;
         manifests.problems.extend(found.problems);
         for file in found.files.into_keys() {
-            manifests.files += 1;
             let contents = contents(&file);
-            manifests.skipped += contents.skipped;
+            manifests.skipped += contents.skipped.len();
             manifests.problems.extend(contents.problems);
             for (object, location) in contents.objects {
                 let key = object.key();
@@ -127,7 +137,8 @@ impl fmt::Display for Problem {
 struct Contents {
     objects: Vec<(Object, Location)>,
     problems: Vec<Problem>,
-    skipped: usize,
+    /// The kinds of the objects that were.
+    skipped: Vec<String>,
     /// Some document could not be read as far as its name: which objects it was meant to have is not known.
     is_broken: bool,
 }
@@ -171,6 +182,7 @@ fn parse(text: &str, file: &Arc<Path>) -> Contents {
                 location,
                 object: None,
                 fault: Fault::new(FieldPath::default(), error.message),
+                kind: ProblemKind::Unreadable,
             });
             contents.is_broken = true;
         }
@@ -197,17 +209,23 @@ impl Contents {
             node,
         };
         match decoded {
-            Decoded::Skipped(_) => self.skipped += 1,
+            Decoded::Skipped(kind) => self.skipped.push(kind),
             Decoded::Object(object) => {
                 let location = origin.location(&FieldPath::of(["metadata", "name"]), false);
                 self.objects.push((with_origin(object, origin), location));
             }
             Decoded::Refused(faults) => {
                 self.is_broken |= key.is_none();
+                let kind = if key.is_some() {
+                    ProblemKind::Refused
+                } else {
+                    ProblemKind::Unreadable
+                };
                 self.problems.extend(faults.into_iter().map(|fault| Problem {
                     location: origin.locate(&fault),
                     object: key.clone(),
                     fault,
+                    kind,
                 }));
             }
         }
@@ -232,6 +250,7 @@ fn whole(file: &Arc<Path>, message: impl Into<String>) -> Problem {
         },
         object: None,
         fault: Fault::new(FieldPath::default(), message),
+        kind: ProblemKind::Unreadable,
     }
 }
 
@@ -243,6 +262,7 @@ fn twice(key: Key, location: Location, first: &Location) -> Problem {
             FieldPath::default(),
             format!("the same object is in {first}, which goes first"),
         ),
+        kind: ProblemKind::Twice,
     }
 }
 
@@ -251,14 +271,13 @@ const MAX_BYTES: u64 = 16 << 20;
 /// Lists in lists.
 const MAX_LISTS: usize = 4;
 
+/// The objects of a text, for tests of what takes objects.
+///
+/// # Panics
+/// When something is wrong with it.
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_quickstart_is_admitted() {
-        let manifests = read(&[PathBuf::from("examples/quickstart")]).unwrap();
-        assert_eq!(manifests.problems, []);
-        assert_eq!(manifests.objects.len(), 4);
-    }
+pub(super) fn objects(text: &str) -> Vec<Object> {
+    let contents = parse(text, &Arc::from(Path::new("test.yaml")));
+    assert_eq!(contents.problems, []);
+    contents.objects.into_iter().map(|(object, _)| object).collect()
 }

@@ -1,8 +1,10 @@
 //! What is counted of the control plane.
 
+pub mod names;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus::{GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::{object::Event, object::ObjectKind, verdict::Verdict};
 
@@ -20,38 +22,17 @@ impl Metrics {
     /// Registers them.
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let metrics = Self {
-            routes: IntGaugeVec::new(
-                Opts::new(
-                    "holdfast_routes",
-                    "WebSocketRoutes of our class: programmed are served, rejected are not, pending wait.",
-                ),
-                &["state"],
-            )?,
-            generation: IntGauge::new(
-                "holdfast_snapshot_generation",
-                "How many routing tables this process has published; grows by one with each.",
-            )?,
+            routes: IntGaugeVec::new(names::ROUTES.opts(), &names::ROUTES.label_names())?,
+            generation: IntGauge::with_opts(names::SNAPSHOT_GENERATION.opts())?,
             build: Histogram::with_opts(
-                HistogramOpts::new(
-                    "holdfast_snapshot_build_duration_seconds",
-                    "How long a routing table took to build and publish.",
-                )
-                .buckets(vec![0.0001, 0.001, 0.005, 0.02, 0.1, 0.5, 2.0]),
+                HistogramOpts::from(names::SNAPSHOT_BUILD_DURATION_SECONDS.opts())
+                    .buckets(vec![0.0001, 0.001, 0.005, 0.02, 0.1, 0.5, 2.0]),
             )?,
             last_event: GaugeVec::new(
-                Opts::new(
-                    "holdfast_watch_last_event_timestamp_seconds",
-                    "When an object of the kind last changed, or was last read at the start.",
-                ),
-                &["kind"],
+                names::WATCH_LAST_EVENT_TIMESTAMP_SECONDS.opts(),
+                &names::WATCH_LAST_EVENT_TIMESTAMP_SECONDS.label_names(),
             )?,
-            errors: IntCounterVec::new(
-                Opts::new(
-                    "holdfast_watch_errors_total",
-                    "Reads that failed: for kind Manifest, problems found in files.",
-                ),
-                &["kind"],
-            )?,
+            errors: IntCounterVec::new(names::WATCH_ERRORS_TOTAL.opts(), &names::WATCH_ERRORS_TOTAL.label_names())?,
         };
         registry.register(Box::new(metrics.routes.clone()))?;
         registry.register(Box::new(metrics.generation.clone()))?;

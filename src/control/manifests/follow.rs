@@ -16,7 +16,7 @@ use notify::{
 };
 use tokio::sync::mpsc;
 
-use super::folder::{Folder, News, Patience};
+use super::folder::{Folder, Meanwhile, News, Patience};
 use crate::control::Message;
 
 /// Asks the follower for a look at everything. Dropping it ends the thread.
@@ -106,13 +106,21 @@ fn wait(folder: &mut Folder, woken: &Receiver<Wake>, until: Instant) -> Waited {
 }
 
 fn tell(news: News, out: &mpsc::Sender<Message>) -> Option<Instant> {
-    for problem in &news.problems {
+    for (problem, meanwhile) in &news.problems {
+        let meanwhile = match meanwhile {
+            Meanwhile::LastGood => "; its last good state stays in effect",
+            Meanwhile::Nothing => "; it is not in effect",
+            Meanwhile::First => "",
+        };
         tracing::warn!(
             file = %problem.location.file.display(),
             line = problem.location.span.line,
             field = %problem.fault.path,
-            "{problem}; what it said before goes on"
+            "{problem}{meanwhile}"
         );
+    }
+    if !news.skipped.is_empty() {
+        tracing::info!("objects of these kinds are not looked at: {}", news.skipped.join(", "));
     }
     if let Some(error) = &news.gone {
         tracing::warn!("the folder of manifests cannot be read: {error}; what it said before goes on");

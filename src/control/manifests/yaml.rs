@@ -108,14 +108,6 @@ impl Node {
         }
     }
 
-    pub(crate) fn is_fields(&self) -> bool {
-        matches!(self.kind, Kind::Fields(_))
-    }
-
-    pub(crate) fn span(&self) -> Span {
-        self.span
-    }
-
     /// Where the value at `path` stands, or the nearest that is there. `at_name`: the field's name instead.
     pub(crate) fn locate(&self, path: &FieldPath, at_name: bool) -> Span {
         let mut node = self;
@@ -172,7 +164,10 @@ struct Reader {
     documents: Vec<Node>,
     open: Vec<Open>,
     anchors: HashMap<usize, Node>,
+    /// Values so far.
     weight: usize,
+    /// Those of them that aliases brought.
+    expanded: usize,
 }
 
 /// A collection whose end has not come yet.
@@ -209,11 +204,19 @@ impl Reader {
             }
             Event::SequenceEnd | Event::MappingEnd => self.end(span)?,
             Event::Alias(anchor) => {
-                let Some(node) = self.anchors.get(&anchor).cloned() else {
+                let Some(node) = self.anchors.get(&anchor) else {
                     return Err(refuse("an alias within its own anchor", span));
                 };
+                self.expanded += node.weight;
+                if self.expanded > MAX_EXPANDED {
+                    return Err(refuse(
+                        format!("aliases that stand for more than {MAX_EXPANDED} values"),
+                        span,
+                    ));
+                }
+                let node = Node { span, ..node.clone() };
                 let cost = node.weight;
-                self.add(Node { span, ..node }, cost)?;
+                self.add(node, cost)?;
             }
             _ => {}
         }
@@ -258,7 +261,7 @@ impl Reader {
     fn add(&mut self, node: Node, cost: usize) -> Result<(), SyntaxError> {
         self.weight += cost;
         if self.weight > MAX_NODES {
-            return Err(refuse(format!("more than {MAX_NODES} values, aliases expanded"), node.span));
+            return Err(refuse(format!("more than {MAX_NODES} values"), node.span));
         }
         match self.open.last_mut().map(|open| &mut open.kind) {
             None => self
@@ -292,12 +295,14 @@ fn put(fields: &mut Vec<Field>, name: String, span: Span, value: Node) -> Result
         value,
         merged: false,
     };
+    let known = fields.len();
     match fields.iter_mut().find(|existing| existing.name == field.name) {
         Some(existing) if existing.merged => *existing = field,
         Some(existing) => {
             let message = format!("{} is there twice, first in line {}", existing.name, existing.span.line);
             return Err(refuse(message, span));
         }
+        None if known >= MAX_FIELDS => return Err(refuse(format!("more than {MAX_FIELDS} fields"), span)),
         None => fields.push(field),
     }
     Ok(())
@@ -413,7 +418,143 @@ fn syntax(error: &ScanError) -> SyntaxError {
 
 /// Deeper than any manifest; shallow enough for every recursion over a value.
 const MAX_DEPTH: usize = 64;
-/// Values in one file, aliases expanded: far beyond 10,000 routes.
+/// Values in one file: far beyond 10,000 routes.
 const MAX_NODES: usize = 2_000_000;
+/// Values that aliases may stand for, so that a small file stays one.
+const MAX_EXPANDED: usize = 100_000;
+/// In one mapping; names are compared one by one.
+const MAX_FIELDS: usize = 10_000;
 /// Whole numbers below it are exact in a float.
 const EXACT: f64 = 9_007_199_254_740_992.0;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn one(text: &str) -> Node {
+        let mut documents = documents(text).unwrap();
+        assert_eq!(documents.len(), 1, "{text}");
+        documents.remove(0)
+    }
+
+    fn fault(text: &str) -> String {
+        let error = documents(text).unwrap_err();
+        format!("{}:{} {}", error.span.line, error.span.column, error.message)
+    }
+
+    #[test]
+    fn plain_scalars_mean_what_they_mean_to_kubectl() {
+        for (text, value) in [
+            ("yes", json!(true)),
+            ("on", json!(true)),
+            ("y", json!(true)),
+            ("No", json!(false)),
+            ("OFF", json!(false)),
+            ("oN", json!("oN")),
+            ("true", json!(true)),
+            ("~", json!(null)),
+            ("\"on\"", json!("on")),
+            ("'1'", json!("1")),
+            ("!!str 1", json!("1")),
+            ("8080", json!(8080)),
+            ("-1", json!(-1)),
+            ("+1", json!(1)),
+            ("0x1F", json!(31)),
+            ("0b101", json!(5)),
+            ("0777", json!(511)),
+            ("0o17", json!(15)),
+            ("08", json!(8)),
+            ("1_000", json!(1000)),
+            ("1.5", json!(1.5)),
+            ("1.0", json!(1)),
+            ("1e3", json!(1000)),
+            (".5", json!(0.5)),
+            ("18446744073709551615", json!(18_446_744_073_709_551_615_u64)),
+            ("-9223372036854775808", json!(i64::MIN)),
+            ("1h30m", json!("1h30m")),
+            ("10.0.0.1", json!("10.0.0.1")),
+            ("2026-03-01", json!("2026-03-01")),
+            ("-", json!([null])),
+            ("0x", json!("0x")),
+            ("1e", json!("1e")),
+            ("++1", json!("++1")),
+        ] {
+            assert_eq!(
+                one(&format!("a: {}", if text == "-" { "[~]" } else { text })).value(),
+                json!({"a": value}),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn documents_are_told_apart_and_empty_ones_are_left_out() {
+        let all = documents("# nothing\n---\na: 1\n---\n---\n# nothing\n---\nb: 2\n...\n").unwrap();
+        assert_eq!(
+            all.iter().map(Node::value).collect::<Vec<_>>(),
+            [json!({"a": 1}), json!({"b": 2})]
+        );
+        assert!(documents("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn json_is_read_too() {
+        let text = "{\"a\":\t[1, \"\\u00e4\\ud83d\\ude00\\/\"],\n\t\"b\": {\"c\": null, \"d\": false}}";
+        assert_eq!(one(text).value(), json!({"a": [1, "ä😀/"], "b": {"c": null, "d": false}}));
+    }
+
+    #[test]
+    fn places_are_those_of_the_text() {
+        let node = one("spec:\n  hostnames: [a, \"bc\"]\n  rules:\n  - name: x\n    port: 80\n  - {name: y}\n");
+        let place = |path: &[Step], at_name| {
+            let span = node.locate(&path.iter().cloned().collect(), at_name);
+            (span.line, span.column, span.length)
+        };
+        let field = |name: &str| Step::Field(name.into());
+        let (spec, rules) = (field("spec"), field("rules"));
+        assert_eq!(place(&[spec.clone(), field("hostnames")], false), (2, 14, 9));
+        assert_eq!(place(&[spec.clone(), field("hostnames")], true), (2, 3, 9));
+        assert_eq!(place(&[spec.clone(), field("hostnames"), Step::Item(1)], false), (2, 18, 4));
+        assert_eq!(place(&[spec.clone(), rules.clone()], false), (3, 3, 5), "a block: its name");
+        let port = [spec.clone(), rules.clone(), Step::Item(0), field("port")];
+        assert_eq!(place(&port, false), (5, 11, 2));
+        let missing = [spec.clone(), rules.clone(), Step::Item(1), field("port")];
+        assert_eq!(place(&missing, false), (6, 5, 9), "what is not there: what should have it");
+    }
+
+    #[test]
+    fn anchors_and_merges_are_expanded() {
+        let text = "base: &b {x: 1, z: 2}\nlist: [*b]\nmore: {<<: *b, z: 3}\nmost: {z: 4, <<: [*b]}\n";
+        let expected = json!({
+            "base": {"x": 1, "z": 2}, "list": [{"x": 1, "z": 2}], "more": {"x": 1, "z": 3}, "most": {"z": 4, "x": 1},
+        });
+        assert_eq!(one(text).value(), expected);
+    }
+
+    #[test]
+    fn what_grows_beyond_its_bounds_is_refused() {
+        let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..12 {
+            let below = format!("*a{}, ", level - 1).repeat(10);
+            laughs.push_str(&format!("a{level}: &a{level} [{below}]\n"));
+        }
+        assert!(fault(&laughs).contains("aliases that stand for"), "{}", fault(&laughs));
+        assert!(documents(&"[".repeat(100_000)).is_err());
+        assert!(documents(&"- ".repeat(100_000)).is_err());
+        assert!(documents(&"{a: ".repeat(100_000)).is_err());
+        let wide: String = (0..=MAX_FIELDS).map(|index| format!("f{index}: 1\n")).collect();
+        assert!(fault(&wide).contains("more than 10000 fields"));
+    }
+
+    #[test]
+    fn faults_say_where() {
+        assert_eq!(fault("a: 1\nb: 2\na: 3\n"), "3:1 a is there twice, first in line 1");
+        assert_eq!(fault("a: 1\n[b]: 2\n"), "2:1 a field's name must be text");
+        assert_eq!(fault("a: [1,\nb: 2\n"), "1:4 unclosed bracket '['");
+        assert_eq!(fault("a: \"x\n"), "1:4 unclosed quote");
+        assert!(fault("a: *nobody\n").starts_with("1:4 "), "{}", fault("a: *nobody\n"));
+        assert!(fault("a: &x [*x]\n").starts_with("1:"));
+    }
+}
