@@ -3,6 +3,8 @@
 //! Owns the types, their schema and the CustomResourceDefinition made of them. The documentation of a field is what
 //! `kubectl explain` shows. Nothing here decides what a route means; the control plane compiles it.
 
+#![allow(clippy::duplicated_attributes, reason = "each printer column has a type of its own")]
+
 mod crd;
 mod duration;
 mod policy;

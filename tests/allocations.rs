@@ -2,6 +2,8 @@
 //!
 //! One test, because it counts every allocation of the process.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::{
     alloc::System,
     io::{Read, Write},

@@ -73,7 +73,7 @@ async fn plain(worker: Rc<Worker>, origin: Origin, client: Client, head: Head) {
         Next::Ended => {}
         Next::Handshake { socket, early, parts } => {
             let client = Client { socket, early, admitted };
-            upgrade_to_tunnel(&worker, origin, client, parts).await;
+            upgrade_to_tunnel(&worker, origin, client, *parts).await;
         }
     }
 }

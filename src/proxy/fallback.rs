@@ -46,7 +46,7 @@ pub enum Next {
     Handshake {
         socket: TcpStream,
         early: BytesMut,
-        parts: request::Parts,
+        parts: Box<request::Parts>,
     },
 }
 
@@ -101,7 +101,11 @@ pub async fn serve(worker: &Rc<Worker>, origin: Origin, socket: TcpStream, prefi
         Some(parts) => {
             let mut early = BytesMut::from(&hyper.read_buf[..]);
             early.extend_from_slice(&prefix);
-            Next::Handshake { socket, early, parts }
+            Next::Handshake {
+                socket,
+                early,
+                parts: Box::new(parts),
+            }
         }
     }
 }

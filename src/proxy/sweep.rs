@@ -34,7 +34,7 @@ pub async fn run(worker: Rc<Worker>) {
             look(&worker, now, slice);
         }
         last = now;
-        if missed > 0 && now.0 % PER_SECOND == 0 {
+        if missed > 0 && now.0.is_multiple_of(PER_SECOND) {
             worker.pool.expire();
         }
         if let Phase::Closing { window, .. } = worker.shared.drain.phase() {
