@@ -46,7 +46,8 @@ tools() {
 generated() {
   scripts/generate.sh "$log/generated" &&
     diff -u crds/websocketroutes.yaml "$log/generated/crds/websocketroutes.yaml" &&
-    diff -u docs/reasons.md "$log/generated/docs/reasons.md" && return
+    diff -u docs/reasons.md "$log/generated/docs/reasons.md" &&
+    diff -u docs/reference.md "$log/generated/docs/reference.md" && return
   echo "run make generate"
   return 1
 }

@@ -5,7 +5,7 @@ mod limits;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use prometheus::Registry;
+use prometheus::{Registry, proto::MetricType};
 use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, sleep, timeout},
@@ -23,7 +23,7 @@ use crate::{
     },
     readiness::Readiness,
     routing::{Published, Snapshot},
-    telemetry::{Flush, Lines},
+    telemetry::{Flush, Lines, metric::Name},
 };
 
 /// What the process is told while it runs.
@@ -200,10 +200,7 @@ impl Bound {
 }
 
 fn register(registry: &Registry, metrics: &Arc<Metrics>, published: &Published, recorder: &Arc<Recorder>, per_endpoint: bool) {
-    let build_info = prometheus::GaugeVec::new(
-        prometheus::Opts::new("holdfast_build_info", "Which build this is; always 1."),
-        &["version", "revision"],
-    );
+    let build_info = prometheus::GaugeVec::new(BUILD_INFO.opts(), &BUILD_INFO.label_names());
     if let Ok(build_info) = build_info {
         build_info
             .with_label_values(&[env!("CARGO_PKG_VERSION"), option_env!("HOLDFAST_REVISION").unwrap_or("")])
@@ -328,6 +325,14 @@ impl Process {
         );
     }
 }
+
+/// The one metric of the process itself.
+pub const BUILD_INFO: Name = Name {
+    name: "holdfast_build_info",
+    kind: MetricType::GAUGE,
+    labels: "version, revision",
+    help: "Which build this is; always 1.",
+};
 
 /// How long tunnels may take to end after a drain without a window: their closing handshake.
 const AT_ONCE: Duration = Duration::from_millis(1500);

@@ -11,6 +11,7 @@ pub mod explain;
 mod offline;
 pub mod output;
 pub mod ping;
+pub mod reference;
 pub mod version;
 pub mod why;
 

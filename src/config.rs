@@ -38,6 +38,9 @@ pub enum Command {
     Crd(cli::crd::Args),
     /// Print a completion script for a shell.
     Completion(cli::completion::Args),
+    /// Write docs/reference.md.
+    #[command(hide = true)]
+    Reference(cli::reference::Args),
     /// Print the version.
     Version(cli::version::Args),
 }

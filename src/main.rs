@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Some(Command::Explain(args)) => cli::explain::run(&args, color),
         Some(Command::Crd(args)) => cli::crd::run(&args),
         Some(Command::Completion(args)) => cli::completion::run(&args, Cli::command(), color),
+        Some(Command::Reference(args)) => cli::reference::run(&args, Cli::command(), color),
         Some(Command::Version(args)) => cli::version::run(&args, color),
     }
 }

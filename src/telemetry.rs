@@ -2,10 +2,11 @@
 //!
 //! `main` calls [`init`] once and keeps the guard; everything else speaks through `tracing`. The record writer of the proxy
 //! uses [`Lines`] for stdout. A terminal or a pipe that nobody reads fills the queue and costs lines, which are counted; it
-//! never makes a worker wait. Nothing here knows a route, a tunnel or a metric.
+//! never makes a worker wait. [`metric`] is what a metric of any part is named by. Nothing here knows a route or a tunnel.
 
 mod format;
 mod lines;
+pub mod metric;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io;

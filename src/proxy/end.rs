@@ -113,6 +113,26 @@ impl Cause {
         Codes { client, endpoint }
     }
 
+    /// Who can have moved first.
+    pub fn initiators(self) -> &'static [Initiator] {
+        match self {
+            Self::Closed => &[Initiator::Client, Initiator::Endpoint],
+            Self::Reset => &[Initiator::Client],
+            Self::EndpointGone => &[Initiator::Endpoint],
+            Self::ClientVanished
+            | Self::EndpointVanished
+            | Self::HeartbeatLost
+            | Self::EndpointHeartbeatLost
+            | Self::IdleTimeout
+            | Self::MaxDuration
+            | Self::ClientStalled
+            | Self::EndpointStalled
+            | Self::Memory
+            | Self::Drain
+            | Self::Internal => &[Initiator::Holdfast],
+        }
+    }
+
     /// Whether something went wrong, as opposed to an end that somebody asked for.
     pub fn is_failure(self) -> bool {
         !matches!(self, Self::Closed | Self::IdleTimeout | Self::MaxDuration | Self::Drain)

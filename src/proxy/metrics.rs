@@ -96,7 +96,7 @@ pub enum Dial {
 }
 
 impl Dial {
-    const ALL: [Self; 5] = [
+    pub const ALL: [Self; 5] = [
         Self::Connected,
         Self::Refused,
         Self::TimedOut,
@@ -104,7 +104,7 @@ impl Dial {
         Self::NoSourcePort,
     ];
 
-    fn word(self) -> &'static str {
+    pub fn word(self) -> &'static str {
         match self {
             Self::Connected => "connected",
             Self::Refused => "refused",

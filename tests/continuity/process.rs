@@ -27,14 +27,24 @@ pub struct Holdfast {
 }
 
 impl Holdfast {
-    /// Starts it, and returns when it is ready.
+    /// Starts it without access lines, and returns when it is ready.
     pub async fn start(folder: &Path, more: &[&str]) -> Self {
+        Self::writing_to(Stdio::null(), folder, &[&["--access-log", "off"], more].concat()).await
+    }
+
+    /// Starts it with its access lines going somewhere.
+    pub async fn writing_to(out: Stdio, folder: &Path, more: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HOLDFAST_")) {
             command.env_remove(name); // what the machine that runs the tests has set must not matter
         }
-        command.arg("--manifests").arg(folder).args(ARGUMENTS).args(more);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .env("POD_NAME", "pod-1")
+            .arg("--manifests")
+            .arg(folder)
+            .args(ARGUMENTS)
+            .args(more);
+        command.stdin(Stdio::null()).stdout(out).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
         let (send, lines) = unbounded_channel();
@@ -46,9 +56,9 @@ impl Holdfast {
             http: nowhere,
             admin: nowhere,
         };
-        let line = holdfast.line_with(" serving ").await;
-        holdfast.http = address(&line, "http=");
-        holdfast.admin = address(&line, "admin=");
+        let line = holdfast.line_with("serving").await;
+        holdfast.http = address(&line, "http");
+        holdfast.admin = address(&line, "admin");
         eventually("ready", async || holdfast.get("/readyz").await == 200).await;
         holdfast
     }
@@ -140,25 +150,20 @@ pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     }
 }
 
+/// What a line of text or of JSON has under a key.
 fn address(line: &str, key: &str) -> SocketAddr {
-    let word = line.split_whitespace().find_map(|word| word.strip_prefix(key));
-    word.unwrap_or_else(|| panic!("{line}")).parse().unwrap()
+    let text = line.split_once(&format!(" {key}="));
+    let (_, rest) = text
+        .or(line.split_once(&format!("\"{key}\":\"")))
+        .unwrap_or_else(|| panic!("{line}"));
+    rest.split([' ', '"']).next().unwrap().parse().unwrap()
 }
 
 fn plain(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
 }
 
-const ARGUMENTS: [&str; 8] = [
-    "--http",
-    "127.0.0.1:0",
-    "--admin",
-    "127.0.0.1:0",
-    "--workers",
-    "2",
-    "--access-log",
-    "off",
-];
+const ARGUMENTS: [&str; 6] = ["--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--workers", "2"];
 
 /// Between two looks at something that is going to change.
 const POLL: Duration = Duration::from_millis(5);

@@ -2,15 +2,7 @@
 
 use prometheus::proto::MetricType;
 
-/// One metric.
-#[derive(Clone, Copy, Debug)]
-pub struct Name {
-    pub name: &'static str,
-    pub kind: MetricType,
-    /// Its labels, comma-separated.
-    pub labels: &'static str,
-    pub help: &'static str,
-}
+pub use crate::telemetry::metric::Name;
 
 /// All of them.
 pub const ALL: [Name; 20] = [
