@@ -7,15 +7,18 @@
 
 mod crd;
 mod duration;
+mod pattern;
 mod policy;
 mod rule;
 mod status;
 
 use kube::{CustomResource, KubeSchema};
+use pattern::{HOSTNAME, SUBDOMAIN};
 use serde::{Deserialize, Serialize};
 
 pub use crd::{crd, crd_yaml};
 pub use duration::{Duration, InvalidDuration};
+pub use pattern::pattern_in_words;
 pub use policy::{
     Algorithm, ClientIp, Cookie, HashSource, HashSourceType, Heartbeat, Heartbeats, LoadBalancing, OnUnavailable,
     PersistenceType, SameSite, SessionHeader, SessionPersistence, Timeouts,
@@ -64,7 +67,7 @@ pub struct WebSocketRouteSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+        regex(pattern = SUBDOMAIN)
     )]
     pub class_name: Option<String>,
 
@@ -77,7 +80,7 @@ pub struct WebSocketRouteSpec {
         length(max = 64),
         inner(
             length(min = 1, max = 253),
-            regex(pattern = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+            regex(pattern = HOSTNAME)
         ),
         extend("x-kubernetes-list-type" = "set")
     )]

@@ -5,6 +5,8 @@ use std::{borrow::Cow, fmt, str::FromStr, time};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::pattern::DURATION;
+
 /// A duration of whole milliseconds: one to four numbers of at most five digits, each with its unit `h`, `m`, `s` or `ms`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Duration(time::Duration);
@@ -118,7 +120,7 @@ impl JsonSchema for Duration {
             "type": "string",
             "minLength": 2,
             "maxLength": MAX_LENGTH,
-            "pattern": "^([0-9]{1,5}(h|m|s|ms)){1,4}$",
+            "pattern": DURATION,
         })
     }
 }

@@ -7,7 +7,10 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Duration;
+use super::{
+    Duration,
+    pattern::{COOKIE_PATH, SUBDOMAIN, TOKEN},
+};
 
 /// How a client comes back to the endpoint that it had.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -82,19 +85,19 @@ pub struct Cookie {
     /// Its name. Two rules on one host need two names. At most 128 characters. Default: holdfast- and 8 hex digits made
     /// of the route's namespace and name and of the rule.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128), regex(pattern = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = TOKEN))]
     pub name: Option<String>,
 
     /// The path below which the client sends it. At most 1024 characters. Default: the path prefix that matched.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024), regex(pattern = "^/[!-:<-~]*$"))]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = COOKIE_PATH))]
     pub path: Option<String>,
 
     /// The domain whose hosts it is sent to. Default: the host that the client asked for, alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+        regex(pattern = SUBDOMAIN)
     )]
     pub domain: Option<String>,
 
@@ -154,7 +157,7 @@ pub struct ClientIp {
 #[serde(rename_all = "camelCase")]
 pub struct SessionHeader {
     /// The header's name, in any case. Where a client does not send it, loadBalancing decides. At most 256 characters.
-    #[schemars(length(min = 1, max = 256), regex(pattern = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"))]
+    #[schemars(length(min = 1, max = 256), regex(pattern = TOKEN))]
     pub name: String,
 }
 

@@ -4,6 +4,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::pattern::{GROUP, KIND, LABEL, RULE_NAME, TOKEN};
+
 /// One rule: what it matches, and where that goes.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -12,7 +14,7 @@ pub struct RouteRule {
     /// default name of the persistence cookie. Lower case letters, digits and -, at most 63. Default: the rule's
     /// position, from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = RULE_NAME))]
     pub name: Option<String>,
 
     /// What a handshake must look like; any of these. At most 64. Default: everything (PathPrefix /).
@@ -59,7 +61,7 @@ pub struct RouteMatch {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),
-        inner(length(min = 1, max = 256), regex(pattern = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")),
+        inner(length(min = 1, max = 256), regex(pattern = TOKEN)),
         extend("x-kubernetes-list-type" = "set")
     )]
     pub subprotocols: Vec<String>,
@@ -122,7 +124,7 @@ pub struct HeaderMatch {
     pub kind: ValueMatchType,
 
     /// The header's name, in any case. At most 256 characters.
-    #[schemars(length(min = 1, max = 256), regex(pattern = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"))]
+    #[schemars(length(min = 1, max = 256), regex(pattern = TOKEN))]
     pub name: String,
 
     /// What to compare the value with. At most 4096 characters.
@@ -156,13 +158,13 @@ pub struct BackendRef {
     #[serde(default)]
     #[schemars(
         length(max = 253),
-        regex(pattern = r"^$|^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+        regex(pattern = GROUP)
     )]
     pub group: String,
 
     /// The kind of what is referred to. Only a Service can be.
     #[serde(default = "service")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = KIND))]
     pub kind: String,
 
     /// The Service's name.
@@ -171,7 +173,7 @@ pub struct BackendRef {
 
     /// The Service's namespace. In another one than the route's, a ReferenceGrant must allow it. Default: the route's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = LABEL))]
     pub namespace: Option<String>,
 
     /// The Service's own port number, not the container's. From 1 to 65535.

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    compile::{Compiled, CompiledRule, Reference},
+    compile::{CompiledRule, Reference},
     index::{Entry, Index},
     object::Service,
     path::{Fault, FieldPath},
@@ -31,26 +31,27 @@ pub fn build(index: &Index) -> Built {
     let mut entries: Vec<&Entry> = index.entries().collect();
     entries.sort_by(|a, b| (a.route.created, &a.route.name).cmp(&(b.route.created, &b.route.name)));
     for entry in entries {
+        let compiled = &entry.compiled;
         let mut verdict = Verdict {
             route: entry.route.name.clone(),
             generation: entry.route.generation,
-            rejected: owners.claim(index, entry),
+            rejected: compiled
+                .faults
+                .iter()
+                .map(unsupported)
+                .chain(owners.claim(index, entry))
+                .collect(),
             unresolved: Vec::new(),
             shadowed: Vec::new(),
         };
-        match &entry.compiled {
-            Ok(compiled) => {
-                let rules = rules(index, entry, compiled, &mut verdict.unresolved);
-                if verdict.is_accepted() {
-                    specs.push(RouteSpec {
-                        name: entry.route.name.clone(),
-                        created: entry.route.created,
-                        hostnames: compiled.hostnames.clone(),
-                        rules,
-                    });
-                }
-            }
-            Err(faults) => verdict.rejected.splice(0..0, faults.iter().map(unsupported)).for_each(drop),
+        let rules = rules(index, entry, &mut verdict.unresolved);
+        if verdict.is_accepted() {
+            specs.push(RouteSpec {
+                name: entry.route.name.clone(),
+                created: entry.route.created,
+                hostnames: compiled.hostnames.clone(),
+                rules,
+            });
         }
         verdicts.push(verdict);
     }
@@ -117,7 +118,8 @@ fn unsupported(fault: &Fault) -> Finding {
     }
 }
 
-fn rules(index: &Index, entry: &Entry, compiled: &Compiled, unresolved: &mut Vec<Finding>) -> Vec<RuleSpec> {
+fn rules(index: &Index, entry: &Entry, unresolved: &mut Vec<Finding>) -> Vec<RuleSpec> {
+    let compiled = &entry.compiled;
     let timeouts = compiled.policies.timeouts();
     let heartbeat = compiled.policies.heartbeats();
     let rule = |rule: &CompiledRule| RuleSpec {
@@ -239,8 +241,8 @@ fn report(index: &Index, shadowed: Vec<Shadowed>, verdicts: &mut [Verdict]) {
         let Ok(at) = verdicts.binary_search_by(|verdict| verdict.route.cmp(&rule.route)) else {
             continue;
         };
-        let compiled = index.entry(&rule.route).and_then(|entry| entry.compiled.as_ref().ok());
-        let position = compiled.and_then(|compiled| compiled.rules.iter().position(|candidate| candidate.id == rule));
+        let rules = index.entry(&rule.route).map(|entry| &entry.compiled.rules);
+        let position = rules.and_then(|rules| rules.iter().position(|candidate| candidate.id == rule));
         let path = FieldPath::of(["spec", "rules"]).item(position.unwrap_or_default());
         verdicts[at].shadowed.push(Finding {
             reason: Reason::Shadowed,

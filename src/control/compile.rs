@@ -22,9 +22,11 @@ use crate::{
     },
 };
 
-/// A route whose own fields are all fine.
+/// What a route's own fields mean.
 #[derive(Debug)]
 pub(crate) struct Compiled {
+    /// What its schema admits and still cannot mean anything: the route is not accepted then.
+    pub(crate) faults: Vec<Fault>,
     pub(crate) hostnames: Vec<Box<str>>,
     pub(crate) rules: Vec<CompiledRule>,
     pub(crate) policies: Policies,
@@ -52,10 +54,7 @@ pub(crate) struct Reference {
 }
 
 /// Compiles a route.
-///
-/// # Errors
-/// Everything that its schema admits and that still cannot mean anything; never empty. The route is not accepted then.
-pub(crate) fn compile(name: &ObjectName, spec: &WebSocketRouteSpec, defaults: &Defaults) -> Result<Compiled, Vec<Fault>> {
+pub(crate) fn compile(name: &ObjectName, spec: &WebSocketRouteSpec, defaults: &Defaults) -> Compiled {
     let mut faults = Faults::default();
     let root = FieldPath::of(["spec"]);
     let policies = policies(spec, defaults, &root, &mut faults);
@@ -77,11 +76,12 @@ pub(crate) fn compile(name: &ObjectName, spec: &WebSocketRouteSpec, defaults: &D
         });
     }
     let hostnames = spec.hostnames.iter().map(|hostname| hostname.as_str().into()).collect();
-    faults.none_or(Compiled {
+    Compiled {
+        faults: faults.0,
         hostnames,
         rules,
         policies,
-    })
+    }
 }
 
 /// What was found so far.
@@ -91,10 +91,6 @@ struct Faults(Vec<Fault>);
 impl Faults {
     fn add(&mut self, path: FieldPath, message: impl Into<String>) {
         self.0.push(Fault::new(path, message));
-    }
-
-    fn none_or<T>(self, value: T) -> Result<T, Vec<Fault>> {
-        if self.0.is_empty() { Ok(value) } else { Err(self.0) }
     }
 }
 

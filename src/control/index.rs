@@ -13,7 +13,6 @@ use super::{
     compile::{Compiled, compile},
     endpoints::{self, Member},
     object::{EndpointSlice, Event, Key, Object, ObjectKind, ReferenceGrant, Route, Service},
-    path::Fault,
     policy::Defaults,
 };
 use crate::routing::{Endpoint, EndpointCell, EndpointKey, EndpointSet, ObjectName, ServicePort};
@@ -51,7 +50,7 @@ pub struct Index {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) route: Arc<Route>,
-    pub(super) compiled: Result<Compiled, Vec<Fault>>,
+    pub(super) compiled: Compiled,
 }
 
 /// What an event changed.
@@ -98,8 +97,8 @@ impl Index {
     /// Forgets what no route refers to any longer. Before a build, so that the next one finds what it needs.
     pub fn forget_unreferenced(&mut self) {
         let mut wanted: HashMap<&ObjectName, BTreeSet<u16>> = HashMap::new();
-        for compiled in self.routes.values().filter_map(|entry| entry.compiled.as_ref().ok()) {
-            for reference in compiled.rules.iter().flat_map(|rule| &rule.references) {
+        for entry in self.routes.values() {
+            for reference in entry.compiled.rules.iter().flat_map(|rule| &rule.references) {
                 wanted.entry(&reference.service).or_default().insert(reference.port);
             }
         }
@@ -176,20 +175,14 @@ impl Index {
             return Change::Nothing;
         }
         let compiled = compile(&route.name, &route.spec, &self.settings.defaults);
-        if let Ok(compiled) = &compiled {
-            for reference in compiled.rules.iter().flat_map(|rule| &rule.references) {
-                let ports = self.cells.entry(reference.service.clone()).or_default();
-                ports.entry(reference.port).or_default();
-            }
-            let services: BTreeSet<ObjectName> = compiled
-                .rules
-                .iter()
-                .flat_map(|rule| &rule.references)
-                .map(|reference| reference.service.clone())
-                .collect();
-            for service in services {
-                self.refresh(&service);
-            }
+        let mut services = BTreeSet::new();
+        for reference in compiled.rules.iter().flat_map(|rule| &rule.references) {
+            let ports = self.cells.entry(reference.service.clone()).or_default();
+            ports.entry(reference.port).or_default();
+            services.insert(&reference.service);
+        }
+        for service in services {
+            self.refresh(service);
         }
         self.routes.insert(route.name.clone(), Entry { route, compiled });
         Change::Table

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use self::cel::Rule;
 use super::path::{Fault, FieldPath};
+use crate::api::pattern_in_words;
 
 pub(crate) use suggest::nearest;
 
@@ -158,7 +159,7 @@ impl Schema {
                     && !pattern.is_match(text)
                     && self.allowed.is_empty()
                 {
-                    fault(format!("{} does not match {}", shown(value), pattern.as_str()));
+                    fault(mismatch(value, pattern));
                 }
             }
             (Kind::Integer { range: (least, most) }, Value::Number(number)) if number.is_i64() || number.is_u64() => {
@@ -170,6 +171,9 @@ impl Schema {
                 }
             }
             (Kind::Boolean, Value::Bool(_)) | (Kind::Opaque, _) => {}
+            (Kind::Text { .. }, Value::Bool(_) | Value::Number(_)) => {
+                fault(format!("must be text, is {}; put it in quotes", described(value)));
+            }
             (kind, _) => fault(format!("must be {}, is {}", kind.name(), described(value))),
         }
         if !self.allowed.is_empty() && value.is_string() && !self.allowed.contains(value) {
@@ -257,6 +261,13 @@ fn out_of_bounds(length: usize, (least, most): (usize, usize), unit: &str) -> Op
         length if length < least => Some(format!("has {length} {}, must have at least {least}", units(length))),
         length if length > most => Some(format!("has {length} {}, may have at most {most}", units(length))),
         _ => None,
+    }
+}
+
+fn mismatch(value: &Value, pattern: &Regex) -> String {
+    match pattern_in_words(pattern.as_str()) {
+        Some(words) => format!("{} is not {words}", shown(value)),
+        None => format!("{} does not match {pattern}", shown(value)),
     }
 }
 

@@ -1,0 +1,37 @@
+//! The patterns of the schema's texts, and what they say in words.
+
+/// A host, or a wildcard for the hosts below one.
+pub(super) const HOSTNAME: &str = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+/// Labels with points between them.
+pub(super) const SUBDOMAIN: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+/// An API group, which may be the core group.
+pub(super) const GROUP: &str = r"^$|^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+/// A namespace.
+pub(super) const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+/// A label that no number can be taken for.
+pub(super) const RULE_NAME: &str = "^[a-z]([-a-z0-9]*[a-z0-9])?$";
+/// A kind of object.
+pub(super) const KIND: &str = "^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$";
+/// A token of RFC 9110: names of headers and cookies, subprotocols.
+pub(super) const TOKEN: &str = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$";
+/// A path that can stand in a cookie.
+pub(super) const COOKIE_PATH: &str = "^/[!-:<-~]*$";
+/// A duration of GEP-2257.
+pub(super) const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+
+/// What a text must be that has the pattern; `None` for patterns that are not of this API.
+#[must_use]
+pub fn pattern_in_words(pattern: &str) -> Option<&'static str> {
+    let words = match pattern {
+        HOSTNAME => "a host in lower case, without a port, perhaps with *. in front",
+        SUBDOMAIN | GROUP => "a name of lower case letters, digits, - and . within",
+        LABEL => "a name of lower case letters, digits and - within",
+        RULE_NAME => "a name of lower case letters, digits and - that begins with a letter",
+        KIND => "the kind of an object",
+        TOKEN => "one word of letters, digits and !#$%&'*+-.^_`|~",
+        COOKIE_PATH => "a path that begins with / and has no ; in it",
+        DURATION => "a duration such as 90s, 1h30m or 250ms",
+        _ => return None,
+    };
+    Some(words)
+}
