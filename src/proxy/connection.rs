@@ -101,6 +101,7 @@ async fn origin(
         });
     }
     if !trusted && !trust.proxies.is_empty() {
+        worker.shared.untrusted.proxy(&worker.shared, peer);
         return Err(Reason::MalformedRequest); // a stranger would say what it likes
     }
     match client::read_proxy_header(socket, buffer, deadline).await {
@@ -166,3 +167,17 @@ fn made_request_id(id: u64) -> HeaderValue {
 
 /// How long a connection may take to send a request's head.
 const HEAD_TIME: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod sizes {
+    fn four<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+    #[test]
+    fn print_sizes() {
+        println!("serve {}", four(super::serve));
+        println!("plain {}", four(super::plain));
+        println!("tunnel {} slot {} attempt {}", size_of::<crate::proxy::tunnel::Tunnel>(), size_of::<crate::proxy::slot::Slot>(), size_of::<crate::proxy::record::Attempt>());
+        println!("parts {} chosen {}", size_of::<http::request::Parts>(), size_of::<crate::proxy::select::Chosen>());
+    }
+}

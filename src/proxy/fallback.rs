@@ -27,7 +27,7 @@ use super::{
     answer,
     connection::{Origin, describe},
     error::Reason,
-    head::MAX_FIELDS,
+    head::{self, MAX_FIELDS, MAX_HEAD},
     headers,
     record::Attempt,
     select,
@@ -66,11 +66,12 @@ pub async fn serve(worker: &Rc<Worker>, origin: Origin, socket: TcpStream, prefi
         .timer(TokioTimer::new())
         .header_read_timeout(KEEP_ALIVE)
         .max_headers(MAX_FIELDS)
-        .max_buf_size(MAX_BUFFER)
+        .max_buf_size(MAX_HEAD) // it bounds heads as much as buffers
         .serve_connection(TokioIo::new(Prefixed::new(socket, prefix, Rc::clone(&unsent))), requests);
     let mut drain = worker.shared.drain.clone();
     let mut closing = std::pin::pin!(drain.closing());
-    let mut shutting_down = false;
+    // A request that comes after a drain began is refused, which ends the connection too.
+    let mut shutting_down = worker.shared.drain.is_closing();
     let parts = poll_fn(|cx| {
         if !shutting_down && closing.as_mut().poll(cx).is_ready() {
             shutting_down = true;
@@ -145,7 +146,7 @@ impl Service<Request<Incoming>> for Requests {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (parts, body) = request.into_parts();
-        if upgrade::classify(&parts) == Kind::Handshake {
+        if upgrade::classify(&parts) == Kind::Handshake && head::check(&parts).is_ok() {
             *self.handshake.0.borrow_mut() = Some(parts);
             return Box::pin(pending());
         }
@@ -197,7 +198,7 @@ async fn forward(
     forwarded: &headers::Forwarded,
     attempt: &mut Attempt,
 ) -> Result<Forwarded, Reason> {
-    super::head::check(&parts)?;
+    head::check(&parts)?;
     let found = select::find(worker, &parts, attempt)?;
     if found.rule.fallback == Fallback::Reject {
         return Err(Reason::UpgradeRequired);
@@ -226,6 +227,3 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// How long an endpoint may take to begin its answer: more than any usual interval of long polling.
 const ANSWER_TIME: Duration = Duration::from_secs(120);
-
-/// Bytes that hyper may hold of a connection's requests.
-const MAX_BUFFER: usize = 64 * 1024;

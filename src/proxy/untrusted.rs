@@ -12,6 +12,7 @@ use super::{Shared, client::is_private};
 pub(super) struct Untrusted {
     forwarded_for: Once,
     proxy_header: Once,
+    proxy: Once,
 }
 
 impl Default for Untrusted {
@@ -19,6 +20,7 @@ impl Default for Untrusted {
         Self {
             forwarded_for: Once::new(),
             proxy_header: Once::new(),
+            proxy: Once::new(),
         }
     }
 }
@@ -50,6 +52,21 @@ impl Untrusted {
                 peer = %peer.ip().to_canonical(),
                 "a PROXY protocol header came from a private address and was refused; if your load balancer sends them, \
                  switch on --proxy-protocol"
+            );
+        });
+    }
+
+    /// A connection that should begin with a PROXY protocol header came from a peer that is no trusted proxy.
+    pub fn proxy(&self, shared: &Shared, peer: SocketAddr) {
+        if !is_private(peer.ip()) {
+            return;
+        }
+        shared.metrics.shared().untrusted_forwarders.fetch_add(1, Relaxed);
+        self.proxy.call_once(|| {
+            tracing::warn!(
+                peer = %peer.ip().to_canonical(),
+                "a connection from a private address that is no trusted proxy was refused, because --proxy-protocol is on; if \
+                 it is your load balancer, name its network with --trusted-proxies"
             );
         });
     }
