@@ -2,15 +2,30 @@
 //!
 //! Every test starts a data plane of its own on a free port; nothing is shared, and all run at once.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 mod support;
 
+mod admission;
+mod backpressure;
 mod causes;
 mod closing;
 mod dialling;
+mod draining;
+mod fallback;
 mod handshake;
 mod injecting;
 mod libraries;
+mod metrics;
+mod origin;
 mod pings;
+mod records;
 mod refusals;
 mod relay;
 mod timeouts;
+mod workers;

@@ -589,6 +589,18 @@ impl Peer {
         sent
     }
 
+    /// The same from byte `from` on, whatever the other end says meanwhile.
+    pub async fn fill_regardless(&mut self, bytes: &[u8], from: usize) -> usize {
+        let mut sent = 0;
+        loop {
+            let at = (from + sent) % bytes.len();
+            match timeout(STUCK, self.socket.write(&bytes[at..])).await {
+                Ok(written) => sent += written.unwrap(),
+                Err(_) => return sent,
+            }
+        }
+    }
+
     /// What has been read from the socket and not been asked for.
     pub fn unread(&self) -> &[u8] {
         &self.buffer
