@@ -36,7 +36,7 @@ pub async fn serve(worker: Rc<Worker>, mut socket: TcpStream, peer: SocketAddr, 
         Ok(origin) => origin,
         Err(reason) => {
             Attempt::new(&worker, peer, peer).refused(reason);
-            return answer::refuse(socket, reason).await;
+            return Box::pin(answer::refuse(socket, reason)).await;
         }
     };
     let head = match head::read(&mut socket, &mut buffer, deadline).await {
@@ -48,7 +48,7 @@ pub async fn serve(worker: Rc<Worker>, mut socket: TcpStream, peer: SocketAddr, 
                 worker.shared.untrusted.proxy_header(&worker.shared, origin.peer);
             }
             Attempt::new(&worker, origin.peer, origin.source).refused(reason);
-            return answer::refuse(socket, reason).await;
+            return Box::pin(answer::refuse(socket, reason)).await;
         }
     };
     let client = Client {
@@ -126,18 +126,6 @@ pub fn describe(worker: &Rc<Worker>, origin: Origin, parts: &request::Parts) -> 
         shared.untrusted.forwarded_for(shared, origin.source);
     }
     let mut attempt = Attempt::new(worker, origin.peer, client);
-    let text = |name: &header::HeaderName| {
-        parts
-            .headers
-            .get(name)
-            .map(|value| String::from_utf8_lossy(value.as_bytes()).into())
-    };
-    attempt.host = match parts.uri.authority() {
-        Some(authority) => authority.as_str().into(),
-        None => text(&header::HOST).unwrap_or_default(),
-    };
-    attempt.path = parts.uri.path().into();
-    attempt.user_agent = text(&header::USER_AGENT);
     let secure = origin.trusted
         && parts
             .headers
@@ -148,7 +136,9 @@ pub fn describe(worker: &Rc<Worker>, origin: Origin, parts: &request::Parts) -> 
         Some(given) if origin.trusted => given.clone(),
         _ => made_request_id(attempt.id),
     };
-    attempt.request_id = request_id.to_str().ok().map(Box::from);
+    if shared.recorder.is_on() {
+        note_texts(&mut attempt, parts, &request_id);
+    }
     let forwarded = Forwarded {
         peer: origin.source.ip(),
         client,
@@ -157,6 +147,19 @@ pub fn describe(worker: &Rc<Worker>, origin: Origin, parts: &request::Parts) -> 
         request_id,
     };
     (attempt, forwarded)
+}
+
+/// Notes what only the record's line needs.
+fn note_texts(attempt: &mut Attempt, parts: &request::Parts, request_id: &HeaderValue) {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into();
+    let field = |name: &header::HeaderName| parts.headers.get(name).map(text);
+    attempt.host = match parts.uri.authority() {
+        Some(authority) => authority.as_str().into(),
+        None => field(&header::HOST).unwrap_or_default(),
+    };
+    attempt.path = parts.uri.path().into();
+    attempt.user_agent = field(&header::USER_AGENT);
+    attempt.request_id = Some(text(request_id));
 }
 
 /// 32 hexadecimal digits, the first 16 of them the connection's id.
@@ -169,15 +172,15 @@ fn made_request_id(id: u64) -> HeaderValue {
 const HEAD_TIME: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
-mod sizes {
-    fn four<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+mod tests {
+    /// The size of what an async function of four arguments returns.
+    fn size<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
     }
+
     #[test]
-    fn print_sizes() {
-        println!("serve {}", four(super::serve));
-        println!("plain {}", four(super::plain));
-        println!("tunnel {} slot {} attempt {}", size_of::<crate::proxy::tunnel::Tunnel>(), size_of::<crate::proxy::slot::Slot>(), size_of::<crate::proxy::record::Attempt>());
-        println!("parts {} chosen {}", size_of::<http::request::Parts>(), size_of::<crate::proxy::select::Chosen>());
+    fn a_connection_on_its_way_to_a_tunnel_stays_small() {
+        let size = size(super::serve);
+        assert!(size <= 5 * 1024, "{size} B: box what is seldom");
     }
 }

@@ -1,9 +1,10 @@
 //! Reads a request's head from a socket: strictly, within bounds, within a time.
 
-use std::io;
+use std::{io, ops::Range};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header, request};
+use smallvec::SmallVec;
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
@@ -66,33 +67,51 @@ pub fn parse(buffer: &mut BytesMut) -> Result<Option<Head>, Reason> {
         Err(_) => return Err(Reason::MalformedRequest),
     };
     let start = buffer.as_ptr() as usize;
-    let span = |bytes: &[u8]| {
-        let from = bytes.as_ptr() as usize - start;
-        from..from + bytes.len()
-    };
     let method = Method::from_bytes(request.method.unwrap_or_default().as_bytes()).map_err(|_| Reason::MalformedRequest)?;
-    let target = span(request.path.unwrap_or_default().as_bytes());
+    let target = span(start, request.path.unwrap_or_default().as_bytes());
     let version = if request.version == Some(0) {
         Version::HTTP_10
     } else {
         Version::HTTP_11
     };
-    let mut names = Vec::with_capacity(request.headers.len());
-    for field in request.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Reason::MalformedRequest)?;
-        names.push((name, span(field.value)));
-    }
+    let fields = Fields::note(start, request.headers).ok_or(Reason::MalformedRequest)?;
     let raw = buffer.split_to(len).freeze();
     let uri = Uri::from_maybe_shared(raw.slice(target)).map_err(|_| Reason::MalformedRequest)?;
-    let mut headers = HeaderMap::with_capacity(names.len());
-    for (name, value) in names {
-        let value = HeaderValue::from_maybe_shared(raw.slice(value)).map_err(|_| Reason::MalformedRequest)?;
-        headers.append(name, value);
-    }
+    let headers = fields.of(&raw).ok_or(Reason::MalformedRequest)?;
     let (mut parts, ()) = Request::new(()).into_parts();
     (parts.method, parts.uri, parts.version, parts.headers) = (method, uri, version, headers);
     check(&parts)?;
     Ok(Some(Head { parts, raw }))
+}
+
+/// Where the fields of a head stand in its buffer, so that their values can share it.
+#[derive(Debug)]
+pub struct Fields(SmallVec<[(HeaderName, Range<usize>); 24]>);
+
+impl Fields {
+    /// Notes parsed fields of a head that begins at address `start`. `None`: a name is none.
+    pub fn note(start: usize, fields: &[httparse::Header<'_>]) -> Option<Self> {
+        let noted = fields.iter().map(|field| {
+            let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+            Some((name, span(start, field.value)))
+        });
+        noted.collect::<Option<_>>().map(Self)
+    }
+
+    /// The fields, their values as parts of `raw`. `None`: a value is none.
+    pub fn of(self, raw: &Bytes) -> Option<HeaderMap> {
+        let mut headers = HeaderMap::with_capacity(self.0.len());
+        for (name, value) in self.0 {
+            headers.append(name, HeaderValue::from_maybe_shared(raw.slice(value)).ok()?);
+        }
+        Some(headers)
+    }
+}
+
+/// Where `part` stands in what begins at address `start`.
+fn span(start: usize, part: &[u8]) -> Range<usize> {
+    let from = part.as_ptr() as usize - start;
+    from..from + part.len()
 }
 
 /// What two readers of one head could take for two different things is refused (RFC 9112, sections 3.2 and 6.3).

@@ -179,11 +179,12 @@ impl Metrics {
     /// Counts one dial.
     pub fn dialled(&self, endpoint: &Endpoint, result: Dial) {
         let mut dials = lock(&self.dials);
-        if !dials.contains_key(endpoint.key()) {
-            dials.insert(endpoint.key().clone(), DialCounts::default());
-        }
         if let Some(counts) = dials.get_mut(endpoint.key()) {
             counts.0[result as usize] += 1;
+        } else {
+            let mut counts = DialCounts::default();
+            counts.0[result as usize] = 1;
+            dials.insert(endpoint.key().clone(), counts);
         }
     }
 }

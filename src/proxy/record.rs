@@ -40,6 +40,11 @@ impl Recorder {
         Self { lines, format, pod }
     }
 
+    /// Whether lines are written, so that what only they need must be kept.
+    pub fn is_on(&self) -> bool {
+        self.lines.is_some()
+    }
+
     /// Access lines that nobody read in time.
     pub fn dropped(&self) -> u64 {
         self.lines.as_ref().map_or(0, Lines::dropped)
@@ -201,6 +206,7 @@ impl Attempt {
             client_address: self.client,
             endpoint_address: address,
             admitted,
+            // Empty where no line is written.
             target: format!("{}{}", shortened(&self.host), shortened(&self.path)).into_boxed_str(),
         })
     }

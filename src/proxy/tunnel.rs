@@ -580,3 +580,18 @@ const MIN_READ: usize = 4 * 1024;
 
 /// How long a side may take to end TCP once everything is said.
 const LINGER: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_tunnel_is_its_task_and_its_slot_and_both_are_small() {
+        assert!(
+            size_of::<Tunnel>() <= 256,
+            "{} B: a task is as large as its future",
+            size_of::<Tunnel>()
+        );
+        assert!(size_of::<Slot>() <= 384, "{} B", size_of::<Slot>());
+    }
+}

@@ -40,7 +40,7 @@ pub async fn serve(worker: &Rc<Worker>, client: Client, parts: request::Parts, f
         Ok(prepared) => prepared,
         Err(reason) => {
             attempt.refused(reason);
-            return answer::refuse(client.socket, reason).await;
+            return Box::pin(answer::refuse(client.socket, reason)).await;
         }
     };
     let deadline = attempt.started() + chosen.rule.timeouts.handshake;
@@ -58,11 +58,11 @@ pub async fn serve(worker: &Rc<Worker>, client: Client, parts: request::Parts, f
         Ok((dialled, mut answer)) => {
             chosen.set_cookie(&dialled.endpoint, &mut answer.headers);
             attempt.passed(answer.status.as_u16(), &dialled.endpoint, dialled.address);
-            relay_answer::pass(client.socket, dialled.socket, answer).await;
+            Box::pin(relay_answer::pass(client.socket, dialled.socket, answer)).await;
         }
         Err(reason) => {
             attempt.refused(reason);
-            answer::refuse(client.socket, reason).await;
+            Box::pin(answer::refuse(client.socket, reason)).await;
         }
     }
 }

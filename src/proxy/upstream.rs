@@ -2,16 +2,21 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures::{StreamExt, stream::FuturesUnordered};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
     time::{sleep, timeout},
 };
 
-use super::{Shared, error::Reason, metrics::Dial};
+use super::{
+    Shared,
+    error::Reason,
+    head::{Fields, MAX_FIELDS, MAX_HEAD},
+    metrics::Dial,
+};
 use crate::routing::{Endpoint, endpoint::Held};
 
 /// A connection to an endpoint.
@@ -157,19 +162,14 @@ fn parse(buffer: &mut BytesMut) -> Result<Option<Answer>, Reason> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut fields);
     let len = match response.parse(buffer) {
-        Ok(httparse::Status::Complete(len)) if response.version == Some(1) || response.version == Some(0) => len,
+        Ok(httparse::Status::Complete(len)) => len,
         Ok(httparse::Status::Partial) => return Ok(None),
-        _ => return Err(Reason::EndpointProtocolError),
+        Err(_) => return Err(Reason::EndpointProtocolError),
     };
     let status = StatusCode::from_u16(response.code.unwrap_or_default()).map_err(|_| Reason::EndpointProtocolError)?;
-    let mut headers = HeaderMap::with_capacity(response.headers.len());
-    for field in response.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Reason::EndpointProtocolError)?;
-        let value =
-            HeaderValue::from_maybe_shared(Bytes::copy_from_slice(field.value)).map_err(|_| Reason::EndpointProtocolError)?;
-        headers.append(name, value);
-    }
-    let _ = buffer.split_to(len);
+    let fields = Fields::note(buffer.as_ptr() as usize, response.headers).ok_or(Reason::EndpointProtocolError)?;
+    let raw = buffer.split_to(len).freeze();
+    let headers = fields.of(&raw).ok_or(Reason::EndpointProtocolError)?;
     Ok(Some(Answer {
         status,
         headers,
@@ -183,8 +183,6 @@ const RACE_AFTER: Duration = Duration::from_millis(500);
 /// Dials that one handshake may cost, over all addresses of all candidates.
 const MAX_DIALS: usize = 8;
 
-const MAX_HEAD: usize = 32 * 1024;
-const MAX_FIELDS: usize = 100;
 const FIRST_READ: usize = 1024;
 
 const EMFILE: i32 = 24;
