@@ -71,7 +71,9 @@ impl Offline {
     }
 
     pub(super) fn verdict(&self, route: &ObjectName) -> Option<&Verdict> {
-        self.built.verdicts.iter().find(|verdict| verdict.route == *route)
+        let verdicts = &self.built.verdicts; // in order of name
+        let at = verdicts.binary_search_by(|verdict| verdict.route.cmp(route)).ok()?;
+        verdicts.get(at)
     }
 
     /// The compiled rules of each accepted route.
