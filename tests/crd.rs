@@ -1,6 +1,11 @@
 //! The CustomResourceDefinition: the committed file is what the types say, and an API server will take it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use holdfast::api;
 use serde_json::Value;

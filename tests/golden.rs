@@ -3,7 +3,12 @@
 //!
 //! `UPDATE_GOLDEN=1 cargo test --test golden` writes the expected answers anew, for a person to read.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::{
     fmt::Write as _,
@@ -63,7 +68,11 @@ fn objects_come_to_what_is_expected() {
             fs::write(&expected, &answer).unwrap();
         }
         if fs::read_to_string(&expected).unwrap_or_default() != answer {
-            faults.push(format!("{} is not what {} says:\n{answer}", file.display(), expected.display()));
+            faults.push(format!(
+                "{} is not what {} says:\n{answer}",
+                file.display(),
+                expected.display()
+            ));
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
@@ -78,9 +87,12 @@ fn what_is_invalid_is_refused_with_the_words_that_it_names() {
         let (_, built, problems) = built(&file, &text);
         let refused: Vec<String> = problems.iter().map(|problem| problem.fault.to_string()).collect();
         let rejected = built.verdicts.iter().flat_map(|verdict| &verdict.rejected);
-        let rejected: Vec<String> = rejected.map(|finding| format!("{} {}", finding.reason, finding.fault)).collect();
+        let rejected: Vec<String> = rejected
+            .map(|finding| format!("{} {}", finding.reason, finding.fault))
+            .collect();
         if update {
-            let head = |what: &str, found: &[String]| found.iter().map(|found| format!("# {what}: {found}\n")).collect::<String>();
+            let head =
+                |what: &str, found: &[String]| found.iter().map(|found| format!("# {what}: {found}\n")).collect::<String>();
             let body = text.lines().skip_while(|line| line.starts_with("# "));
             let body: String = body.map(|line| format!("{line}\n")).collect();
             text = [head("refused", &refused), head("rejected", &rejected), body].concat();
@@ -92,7 +104,11 @@ fn what_is_invalid_is_refused_with_the_words_that_it_names() {
                 faults.push(format!("{}: {what}:\n{}", file.display(), found.join("\n")));
             }
         }
-        assert!(!head(&text, "refused").is_empty() || !head(&text, "rejected").is_empty(), "{}", file.display());
+        assert!(
+            !head(&text, "refused").is_empty() || !head(&text, "rejected").is_empty(),
+            "{}",
+            file.display()
+        );
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
@@ -147,7 +163,11 @@ fn shown(index: &Index, built: &Built) -> String {
             }
         }
     }
-    let mut hosts: Vec<&str> = index.routes().flat_map(|route| &route.spec.hostnames).map(String::as_str).collect();
+    let mut hosts: Vec<&str> = index
+        .routes()
+        .flat_map(|route| &route.spec.hostnames)
+        .map(String::as_str)
+        .collect();
     hosts.push("");
     hosts.sort_unstable();
     hosts.dedup();
@@ -176,8 +196,18 @@ fn table(out: &mut String, built: &Built, host: &str) {
         for considered in explanation.rules {
             let conditions = considered.conditions;
             let mut words = vec![conditions.path.to_string()];
-            words.extend(conditions.headers.iter().map(|header| format!("header {}={}", header.name, header.value)));
-            words.extend(conditions.query.iter().map(|parameter| format!("query {}={}", parameter.name, parameter.value)));
+            words.extend(
+                conditions
+                    .headers
+                    .iter()
+                    .map(|header| format!("header {}={}", header.name, header.value)),
+            );
+            words.extend(
+                conditions
+                    .query
+                    .iter()
+                    .map(|parameter| format!("query {}={}", parameter.name, parameter.value)),
+            );
             words.extend(conditions.subprotocols.iter().map(|word| format!("subprotocol {word}")));
             writeln!(out, "  {}  ->  {}", words.join(" "), rule(considered.rule)).unwrap();
         }
@@ -202,7 +232,11 @@ fn rule(rule: &Rule) -> String {
         ("maxDuration", timeouts.max_duration, defaults.max_duration),
         ("closeHandshake", timeouts.close_handshake, defaults.close_handshake),
         ("client", rule.heartbeat.client.interval, defaults.client_heartbeat.interval),
-        ("endpoint", rule.heartbeat.endpoint.interval, defaults.endpoint_heartbeat.interval),
+        (
+            "endpoint",
+            rule.heartbeat.endpoint.interval,
+            defaults.endpoint_heartbeat.interval,
+        ),
     ] {
         if value != default {
             words.push(format!("{name}={value:?}"));
@@ -217,7 +251,12 @@ fn backend(backend: &Backend) -> String {
         Some(cell) => {
             let set = cell.load();
             let member = |(endpoint, state): &(std::sync::Arc<holdfast::routing::Endpoint>, _)| {
-                let addresses = endpoint.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
+                let addresses = endpoint
+                    .addresses()
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("+");
                 match endpoint.name() {
                     name if addresses.contains(name.trim_matches(['[', ']'])) => format!("{addresses} {state:?}"),
                     name => format!("{name} {addresses} {state:?}"),

@@ -99,3 +99,11 @@ pub(super) fn algorithm(of: &Balancing) -> String {
         Balancing::ConsistentHash(HashSource::QueryParam(name)) => format!("ConsistentHash QueryParam {name}"),
     }
 }
+
+/// `1 route`, `2 routes`.
+pub(super) fn counted(count: usize, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    }
+}

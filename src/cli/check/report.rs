@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use crate::api::{self, WebSocketRouteSpec};
-use crate::cli::offline::{Offline, algorithm};
+use crate::cli::offline::{Offline, algorithm, counted};
 use crate::cli::output::Tone;
 use crate::control::manifests::{Location, Problem};
 use crate::control::object::{Key, Object, ObjectKind, Route};
@@ -338,11 +338,4 @@ fn counts(offline: &Offline, class: &str, routes: usize) -> Vec<String> {
         count => counts.push(format!("{} of other kinds", counted(count, "object"))),
     }
     counts
-}
-
-pub(super) fn counted(count: usize, what: &str) -> String {
-    match count {
-        1 => format!("1 {what}"),
-        count => format!("{count} {what}s"),
-    }
 }

@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
+use crate::cli::offline::counted;
 use crate::cli::output::{Screen, Table, Tone};
 
 use super::excerpt::excerpt;
-use super::report::{Other, Remark, Report, RouteReport, counted};
+use super::report::{Other, Remark, Report, RouteReport};
 
 /// The whole answer.
 pub(super) fn render(report: &Report, screen: &Screen, with_values: bool) -> String {

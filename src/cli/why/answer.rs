@@ -35,10 +35,15 @@ pub(super) struct Answer {
     pub(super) entry: Option<String>,
     #[serde(skip)]
     pub(super) entry_kind: String,
+    /// The namespace whose routes the host entry belongs to, unless all may share it.
+    #[serde(rename = "host.owner", skip_serializing_if = "Option::is_none")]
+    pub(super) owner: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rule: Option<RuleName>,
     pub(super) considered: Vec<Considered>,
     pub(super) omitted: usize,
+    /// Routes that name the host and are not served.
+    pub(super) rejected: Vec<Rejected>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) nearest: Option<String>,
     pub(super) candidates: Vec<Candidate>,
@@ -71,6 +76,16 @@ pub(super) struct Considered {
     pub(super) is_match: bool,
 }
 
+/// A route that is not accepted.
+#[derive(Debug, Serialize)]
+pub(super) struct Rejected {
+    #[serde(rename = "holdfast.route.namespace")]
+    namespace: String,
+    #[serde(rename = "holdfast.route.name")]
+    name: String,
+    pub(super) reason: String,
+}
+
 /// An endpoint, and why it stands where it stands.
 #[derive(Debug, Serialize)]
 pub(super) struct Candidate {
@@ -95,6 +110,8 @@ impl Answer {
         let handshake = request.handshake();
         let explanation = offline.built.table.explain(&handshake);
         let mut answer = Self::about(request, &explanation);
+        answer.owner = owner(offline, &explanation);
+        answer.rejected = rejected(offline, &request.host);
         answer.problems =
             offline.manifests.problems.len() + offline.built.verdicts.iter().filter(|verdict| !verdict.is_clean()).count();
         let Some(found) = &explanation.found else {
@@ -135,9 +152,9 @@ impl Answer {
         }));
         let (entry, entry_kind) = match explanation.host {
             Some(host @ HostEntry::Exact(_)) => (Some(host.to_string()), "exact".to_owned()),
-            Some(host @ HostEntry::Wildcard(_)) => (Some(host.to_string()), "wildcard".to_owned()),
-            Some(host @ HostEntry::Every) => (Some(host.to_string()), "no route names it".to_owned()),
-            None => (None, "no route names it, nor a wildcard over it, nor every host".to_owned()),
+            Some(host @ HostEntry::Wildcard(_)) => (Some(host.to_string()), format!("wildcard {host}")),
+            Some(host @ HostEntry::Every) => (Some(host.to_string()), "every host".to_owned()),
+            None => (None, "no route names it, a wildcard over it, or every host".to_owned()),
         };
         Self {
             status: if request.is_handshake { 101 } else { 0 },
@@ -147,9 +164,11 @@ impl Answer {
             path: request.path.clone(),
             entry,
             entry_kind,
+            owner: None,
             rule: None,
             considered,
             omitted: explanation.omitted,
+            rejected: Vec::new(),
             nearest: None,
             candidates: Vec::new(),
             others: Vec::new(),
@@ -245,6 +264,13 @@ impl RuleName {
     }
 }
 
+impl RuleName {
+    /// `chat/chat rule "chat"`.
+    pub(super) fn with_word(&self) -> String {
+        format!("{}/{} rule {:?}", self.namespace, self.name, self.rule)
+    }
+}
+
 impl std::fmt::Display for RuleName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{} {:?}", self.namespace, self.name, self.rule)
@@ -260,6 +286,38 @@ impl Candidate {
             state: state.to_owned(),
         }
     }
+}
+
+impl std::fmt::Display for Rejected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+fn owner(offline: &Offline, explanation: &Explanation<'_>) -> Option<String> {
+    // Where hosts are not shared, all rules of one are of its owner.
+    let first = explanation.rules.first().filter(|_| !offline.index.settings().share_hosts)?;
+    Some(first.rule.id.route.namespace.to_string())
+}
+
+fn rejected(offline: &Offline, host: &str) -> Vec<Rejected> {
+    let covers = |hostname: &String| match hostname.strip_prefix('*') {
+        Some(suffix) => host.ends_with(suffix),
+        None => hostname == host,
+    };
+    let named = offline
+        .index
+        .routes()
+        .filter(|route| route.spec.hostnames.is_empty() || route.spec.hostnames.iter().any(covers));
+    let verdicts = named.filter_map(|route| offline.verdict(&route.name));
+    let rejected = verdicts.filter_map(|verdict| {
+        Some(Rejected {
+            namespace: verdict.route.namespace.to_string(),
+            name: verdict.route.name.to_string(),
+            reason: verdict.rejected.first()?.reason.to_string(),
+        })
+    });
+    rejected.take(MAX_REJECTED).collect()
 }
 
 /// A match in one line.
@@ -294,11 +352,13 @@ fn policies(offline: &Offline, rule: &Rule) -> Vec<Policy> {
         return Vec::new();
     };
     let policies = Policies::of(&route.spec, &Defaults::default());
-    let durations = policies.durations().into_iter();
-    let shown = durations.map(|(name, effective)| Policy {
+    let shown = policies.durations().into_iter().map(|(name, effective)| Policy {
         name,
         value: api::Duration::from(effective.value).to_string(),
         origin: effective.origin.to_string(),
     });
     shown.collect()
 }
+
+/// Routes that are shown though they are not served.
+const MAX_REJECTED: usize = 8;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::cli::offline::counted;
 use crate::cli::output::{Cell, Screen, Table, Tone};
 
 use super::answer::Answer;
@@ -17,18 +18,22 @@ pub(super) fn render(answer: &Answer, screen: &Screen) -> String {
     host(&mut table, answer);
     rules(&mut table, answer);
     picks(&mut table, answer);
-    policy(&mut table, answer);
     out.push_str(&table.render(screen));
+    policy(&mut out, answer);
     if let Some(reason) = answer.reason {
         let _ = writeln!(out, "holdfast explain {reason}");
     } else if answer.problems > 0 {
-        let _ = writeln!(out, "Something is wrong with other objects there: holdfast check says what.");
+        let _ = writeln!(out, "{} there: holdfast check says what", counted(answer.problems, "problem"));
     }
     out
 }
 
 fn headline(out: &mut String, answer: &Answer, screen: &Screen) {
-    let rule = answer.rule.as_ref().map(|rule| format!("{rule}  ")).unwrap_or_default();
+    let rule = answer
+        .rule
+        .as_ref()
+        .map(|rule| format!("{}  ", rule.with_word()))
+        .unwrap_or_default();
     if let Some(reason) = answer.reason {
         let status = screen.toned(Tone::Bad, &format!("{} {reason}", answer.status));
         let _ = writeln!(out, "{status}  {rule}{}", answer.refusal);
@@ -54,13 +59,16 @@ fn headline(out: &mut String, answer: &Answer, screen: &Screen) {
 }
 
 fn host(table: &mut Table, answer: &Answer) {
-    let entry = answer.entry.as_deref().unwrap_or("-");
-    table.row(["host", &answer.host, entry, &answer.entry_kind]);
+    let owner = answer
+        .owner
+        .as_ref()
+        .map_or_else(String::new, |owner| format!("owner namespace {owner}"));
+    table.row([title("host", 0), answer.host.clone(), answer.entry_kind.clone(), owner]);
 }
 
 fn rules(table: &mut Table, answer: &Answer) {
     for (index, entry) in answer.considered.iter().enumerate() {
-        let title = if index == 0 { "rules" } else { "" };
+        let title = title("rules", index);
         let verdict = match entry.is_match {
             true => Cell::toned(Tone::Good, entry.verdict.clone()),
             false => Cell::from(entry.verdict.clone()),
@@ -75,36 +83,47 @@ fn rules(table: &mut Table, answer: &Answer) {
     if answer.omitted > 0 {
         table.row(["", &format!("and {} more", answer.omitted), "", ""]);
     }
+    for (index, route) in answer.rejected.iter().enumerate() {
+        let title = title("out", index);
+        let reason = Cell::toned(Tone::Bad, route.reason.clone());
+        table.row([
+            Cell::from(title),
+            Cell::from(route.to_string()),
+            Cell::from("Accepted=False"),
+            reason,
+        ]);
+    }
 }
 
 fn picks(table: &mut Table, answer: &Answer) {
-    let mut title = "pick";
-    for (index, candidate) in answer.candidates.iter().enumerate() {
-        table.row([
-            title,
-            &candidate.by,
-            &place(&candidate.name, &candidate.address),
-            &ordinal(index + 1),
-        ]);
-        title = "";
-    }
-    for other in &answer.others {
-        table.row([
-            title,
-            "-",
-            &format!("{} {}", place(&other.name, &other.address), other.state),
-            &other.by,
-        ]);
-        title = "";
+    let chosen = answer.candidates.iter().enumerate().map(|(index, candidate)| {
+        let place = place(&candidate.name, &candidate.address);
+        [candidate.by.clone(), place, ordinal(index + 1)]
+    });
+    let others = answer.others.iter().map(|other| {
+        let place = format!("{} {}", place(&other.name, &other.address), other.state);
+        ["-".to_owned(), place, other.by.clone()]
+    });
+    for (index, [by, place, why]) in chosen.chain(others).enumerate() {
+        table.row([title("pick", index), by, place, why]);
     }
 }
 
-fn policy(table: &mut Table, answer: &Answer) {
-    let mut title = "policy";
-    for value in &answer.policy {
-        table.row([title, value.name, &value.value, &value.origin]);
-        title = "";
+/// Several to a line, with the short names.
+fn policy(out: &mut String, answer: &Answer) {
+    for (index, line) in answer.policy.chunks(POLICIES).enumerate() {
+        let title = title("policy", index);
+        let words = line.iter().map(|policy| {
+            let name = policy.name.trim_start_matches("timeouts.").trim_end_matches(".interval");
+            format!("{name} {} {}", policy.value, policy.origin)
+        });
+        let _ = writeln!(out, "{title}  {}", words.collect::<Vec<_>>().join("   "));
     }
+}
+
+/// The first column: a word in the first row of a part, as wide as the widest.
+fn title(word: &str, row: usize) -> String {
+    format!("{:7}", if row == 0 { word } else { "" })
 }
 
 fn place(name: &str, address: &str) -> String {
@@ -123,3 +142,6 @@ fn ordinal(number: usize) -> String {
         number => format!("{number}th"),
     }
 }
+
+/// In one line.
+const POLICIES: usize = 4;
