@@ -207,6 +207,7 @@ fn register(registry: &Registry, metrics: &Arc<Metrics>, published: &Published, 
             .set(1.0);
         let _ = registry.register(Box::new(build_info)); // the registry is new: nothing can clash
     }
+    let _ = registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()));
     let _ = registry.register(Box::new(Collector {
         metrics: Arc::clone(metrics),
         published: Arc::clone(published),
@@ -326,7 +327,47 @@ impl Process {
     }
 }
 
-/// The one metric of the process itself.
+/// What the prometheus crate says of any process, under the names that every exporter uses.
+pub const PROCESS: [Name; 7] = [
+    of_process(
+        "process_cpu_seconds_total",
+        MetricType::COUNTER,
+        "Total user and system CPU time spent in seconds.",
+    ),
+    of_process(
+        "process_max_fds",
+        MetricType::GAUGE,
+        "Maximum number of open file descriptors.",
+    ),
+    of_process("process_open_fds", MetricType::GAUGE, "Number of open file descriptors."),
+    of_process(
+        "process_resident_memory_bytes",
+        MetricType::GAUGE,
+        "Resident memory size in bytes.",
+    ),
+    of_process(
+        "process_start_time_seconds",
+        MetricType::GAUGE,
+        "Start time of the process since unix epoch in seconds.",
+    ),
+    of_process("process_threads", MetricType::GAUGE, "Number of OS threads in the process."),
+    of_process(
+        "process_virtual_memory_bytes",
+        MetricType::GAUGE,
+        "Virtual memory size in bytes.",
+    ),
+];
+
+const fn of_process(name: &'static str, kind: MetricType, help: &'static str) -> Name {
+    Name {
+        name,
+        kind,
+        labels: "",
+        help,
+    }
+}
+
+/// Which build this is.
 pub const BUILD_INFO: Name = Name {
     name: "holdfast_build_info",
     kind: MetricType::GAUGE,

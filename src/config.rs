@@ -94,10 +94,10 @@ pub struct Serve {
     #[arg(long, value_name = "IDLE,INTERVAL,PROBES", env = "HOLDFAST_ENDPOINT_KEEPALIVE", default_value = "15s,5s,3", value_parser = keepalive, help_heading = LIMITS)]
     pub endpoint_keepalive: KeepAlive,
 
-    /// After SIGTERM, how long new connections are still served while load balancers notice [default: 15s; 0s for a folder]
+    /// After SIGTERM, how long new connections are still served while load balancers notice [default: 0s]
     #[arg(long, value_name = "DURATION", env = "HOLDFAST_DRAIN_DELAY", value_parser = duration, help_heading = SHUTDOWN)]
     pub drain_delay: Option<Duration>,
-    /// Then, the time over which tunnels are ended [default: 240s; 0s for a folder]
+    /// Then, the time over which tunnels are ended [default: 0s]
     #[arg(long, value_name = "DURATION", env = "HOLDFAST_DRAIN_WINDOW", value_parser = duration, help_heading = SHUTDOWN)]
     pub drain_window: Option<Duration>,
     /// The pod's terminationGracePeriodSeconds, to be checked against the two above

@@ -53,7 +53,7 @@ fn names_of_metrics_keep_to_the_rules() {
     let names: BTreeSet<_> = all.iter().map(|metric| metric.name).collect();
     assert_eq!(names.len(), all.len(), "a name is there twice");
     for Name { name, kind, help, .. } in &all {
-        assert!(name.starts_with("holdfast_"), "{name}");
+        assert!(name.starts_with("holdfast_") || name.starts_with("process_"), "{name}");
         assert_eq!(name.ends_with("_total"), *kind == MetricType::COUNTER, "{name}");
         assert_eq!(
             name.contains("duration") || name.contains("rtt"),

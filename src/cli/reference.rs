@@ -38,6 +38,7 @@ pub fn run(_args: &Args, command: Command, color: ColorChoice) -> ExitCode {
 #[must_use]
 pub fn metrics() -> Vec<Name> {
     let mut all = vec![app::BUILD_INFO];
+    all.extend(app::PROCESS);
     all.extend(control::metrics::names::ALL);
     all.extend(proxy::metrics::names::ALL);
     all.sort_by_key(|metric| metric.name);
