@@ -45,7 +45,7 @@ use resolve::Resolver;
 /// Where routes come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A folder of manifests, followed.
+    /// A folder of manifests, or one file of them; followed.
     Folder(PathBuf),
     /// One endpoint, as `HOST:PORT`: every host and path goes there.
     Endpoint(String),
@@ -89,7 +89,7 @@ impl Source {
     /// When the folder cannot be read, or the endpoint is none.
     pub fn check(&self) -> Result<(), StartError> {
         match self {
-            Self::Folder(folder) => std::fs::read_dir(folder).map(drop).map_err(|error| StartError::Folder {
+            Self::Folder(folder) => manifests::probe(folder).map_err(|error| StartError::Folder {
                 folder: folder.clone(),
                 error,
             }),

@@ -10,7 +10,7 @@ use super::{
     verdict::{Finding, Reason, Verdict},
 };
 use crate::routing::{
-    Backend, EndpointCell, ObjectName, Rule, ServicePort, Table,
+    Backend, EndpointCell, ObjectName, Rule, RuleId, ServicePort, Table,
     balancer::Cursor,
     table::{RouteSpec, RuleSpec, Shadowed},
 };
@@ -23,8 +23,17 @@ pub struct Built {
     pub verdicts: Vec<Verdict>,
 }
 
+/// Rules that are in use.
+pub(super) type Rules = HashMap<RuleId, Arc<Rule>>;
+
 /// Builds the table.
 pub fn build(index: &Index) -> Built {
+    build_over(index, &Rules::new())
+}
+
+/// Builds the table, and takes over each rule that means what it meant before: whose turn it is, and what else picks have
+/// learnt, stays. The table means the same without them.
+pub(super) fn build_over(index: &Index, before: &Rules) -> Built {
     let mut owners = Owners::default();
     let mut specs = Vec::new();
     let mut verdicts = Vec::new();
@@ -44,7 +53,7 @@ pub fn build(index: &Index) -> Built {
             unresolved: Vec::new(),
             shadowed: Vec::new(),
         };
-        let rules = rules(index, entry, &mut verdict.unresolved);
+        let rules = rules(index, entry, before, &mut verdict.unresolved);
         if verdict.is_accepted() {
             specs.push(RouteSpec {
                 name: entry.route.name.clone(),
@@ -118,28 +127,46 @@ fn unsupported(fault: &Fault) -> Finding {
     }
 }
 
-fn rules(index: &Index, entry: &Entry, unresolved: &mut Vec<Finding>) -> Vec<RuleSpec> {
+fn rules(index: &Index, entry: &Entry, before: &Rules, unresolved: &mut Vec<Finding>) -> Vec<RuleSpec> {
     let compiled = &entry.compiled;
     let timeouts = compiled.policies.timeouts();
     let heartbeat = compiled.policies.heartbeats();
-    let rule = |rule: &CompiledRule| RuleSpec {
-        matches: rule.matches.clone(),
-        rule: Arc::new(Rule {
+    let mut backends = |rule: &CompiledRule| {
+        let references = rule.references.iter();
+        references
+            .map(|reference| backend(index, entry, reference, unresolved))
+            .collect()
+    };
+    let rule = |rule: &CompiledRule| {
+        let new = Rule {
             id: rule.id.clone(),
-            backends: rule
-                .references
-                .iter()
-                .map(|reference| backend(index, entry, reference, unresolved))
-                .collect(),
+            backends: backends(rule),
             fallback: rule.fallback,
             persistence: rule.persistence.clone(),
             balancing: rule.balancing.clone(),
             timeouts,
             heartbeat,
             cursor: Cursor::default(),
-        }),
+        };
+        let old = before.get(&new.id).filter(|old| is_same(old, &new));
+        RuleSpec {
+            matches: rule.matches.clone(),
+            rule: old.map_or_else(|| Arc::new(new), Arc::clone),
+        }
     };
     compiled.rules.iter().map(rule).collect()
+}
+
+/// Whether two rules of the same name mean the same.
+fn is_same(a: &Rule, b: &Rule) -> bool {
+    let is_same_backend = |(a, b): (&Backend, &Backend)| {
+        let cells = (a.endpoints.as_ref().map(Arc::as_ptr), b.endpoints.as_ref().map(Arc::as_ptr));
+        a.service == b.service && a.weight == b.weight && cells.0 == cells.1
+    };
+    a.backends.len() == b.backends.len()
+        && a.backends.iter().zip(&b.backends).all(is_same_backend)
+        && (a.fallback, &a.persistence, &a.balancing) == (b.fallback, &b.persistence, &b.balancing)
+        && (a.timeouts, a.heartbeat) == (b.timeouts, b.heartbeat)
 }
 
 fn backend(index: &Index, entry: &Entry, reference: &Reference, unresolved: &mut Vec<Finding>) -> Backend {

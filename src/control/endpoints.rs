@@ -26,7 +26,11 @@ pub(super) fn members<'a>(
     slices: impl Iterator<Item = &'a EndpointSlice>,
 ) -> BTreeMap<EndpointKey, Member> {
     let mut members = BTreeMap::new();
-    let Some(Port { name, .. }) = service.ports.iter().find(|candidate| candidate.number == port.port) else {
+    let Some(Port { name, .. }) = service
+        .ports
+        .iter()
+        .find(|candidate| candidate.number == port.port && &*candidate.protocol == "TCP")
+    else {
         return members;
     };
     for slice in slices {

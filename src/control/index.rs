@@ -131,10 +131,6 @@ impl Index {
         self.services.get(name)
     }
 
-    pub fn services(&self) -> usize {
-        self.services.len()
-    }
-
     pub(super) fn entry(&self, name: &ObjectName) -> Option<&Entry> {
         self.routes.get(name)
     }
@@ -195,7 +191,7 @@ impl Index {
         let name = service.name.clone();
         self.services.insert(name.clone(), service);
         self.refresh(&name);
-        Change::Table
+        table_if(self.cells.contains_key(&name)) // a Service that no route refers to changes nothing
     }
 
     fn apply_slice(&mut self, slice: EndpointSlice) -> Change {
@@ -226,7 +222,7 @@ impl Index {
             ObjectKind::Service => {
                 let was_there = self.services.remove(name).is_some();
                 self.refresh(name);
-                table_if(was_there)
+                table_if(was_there && self.cells.contains_key(name))
             }
             ObjectKind::EndpointSlice => {
                 let Some(slice) = self.slices.remove(name) else {
@@ -345,7 +341,10 @@ const MIN_SWEEP: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{build::build, manifests::objects},
+        super::{
+            build::{Rules, build, build_over},
+            manifests::objects,
+        },
         *,
     };
 
@@ -634,5 +633,34 @@ mod tests {
             .filter(|(cell, before)| !Arc::ptr_eq(&cell.load(), before))
             .count();
         assert_eq!(touched, 1);
+    }
+
+    #[test]
+    fn services_that_no_route_refers_to_cost_no_table() {
+        let mut index = index(&route("{name: other, port: 80}"));
+        assert_eq!(apply(&mut index, &service("{ports: [{port: 80}]}")), [Change::Nothing]);
+        assert_eq!(delete(&mut index, ObjectKind::Service, "chat"), Change::Nothing);
+        assert_eq!(apply(&mut index, &route(CHAT)), [Change::Table]);
+        assert_eq!(apply(&mut index, &service("{ports: [{port: 80}]}")), [Change::Table]);
+        assert_eq!(delete(&mut index, ObjectKind::Service, "chat"), Change::Table);
+    }
+
+    #[test]
+    fn a_rule_that_means_the_same_stays_the_same_one() {
+        let mut index = index(&[route(CHAT), service("{ports: [{port: 80}]}")].concat());
+        let rules = |index: &Index, before: &Rules| -> Rules {
+            let built = build_over(index, before);
+            built.table.rules().map(|rule| (rule.id.clone(), Arc::clone(rule))).collect()
+        };
+        let same = |a: &Rules, b: &Rules| a.values().zip(b.values()).all(|(a, b)| Arc::ptr_eq(a, b));
+        let first = rules(&index, &Rules::new());
+        apply(&mut index, &slice("a", "IPv4", "[{port: 1}]", "[{addresses: [10.0.0.1]}]"));
+        let second = rules(&index, &first);
+        assert!(same(&first, &second));
+        apply(&mut index, &route("{name: chat, port: 80, weight: 2}"));
+        let third = rules(&index, &second);
+        assert!(!same(&second, &third));
+        delete(&mut index, ObjectKind::Service, "chat");
+        assert!(!same(&third, &rules(&index, &third)), "its reference is unresolved now");
     }
 }

@@ -100,6 +100,19 @@ pub fn read(paths: &[PathBuf]) -> io::Result<Manifests> {
     Ok(manifests)
 }
 
+/// Whether a folder, or a file, can be read at all.
+///
+/// # Errors
+/// When it cannot.
+pub(super) fn probe(root: &Path) -> io::Result<()> {
+    if fs::metadata(root)?.is_dir() {
+        fs::read_dir(root)?;
+    } else {
+        fs::File::open(root)?;
+    }
+    Ok(())
+}
+
 impl Origin {
     /// Where what is wrong stands.
     pub fn locate(&self, fault: &Fault) -> Location {

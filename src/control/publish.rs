@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use super::{
     Finding,
-    build::{Built, build},
+    build::{Built, Rules, build_over},
     index::Index,
     metrics::Metrics,
     object::Route,
@@ -18,6 +18,8 @@ pub(super) struct Publisher {
     published: Published,
     metrics: Metrics,
     verdicts: BTreeMap<ObjectName, Verdict>,
+    /// Of the published table.
+    rules: Rules,
 }
 
 impl Publisher {
@@ -26,6 +28,7 @@ impl Publisher {
             published,
             metrics,
             verdicts: BTreeMap::new(),
+            rules: Rules::new(),
         }
     }
 
@@ -36,7 +39,8 @@ impl Publisher {
     /// Publishes what the index comes to.
     pub(super) fn publish(&mut self, index: &Index) {
         let started = Instant::now();
-        let Built { table, verdicts } = build(index);
+        let Built { table, verdicts } = build_over(index, &self.rules);
+        self.rules = table.rules().map(|rule| (rule.id.clone(), Arc::clone(rule))).collect();
         let generation = self.published.load().generation + 1;
         self.published.store(Arc::new(Snapshot { generation, table }));
         self.metrics.published(generation, started.elapsed(), &verdicts);

@@ -62,7 +62,7 @@ pub(super) struct News {
     pub(super) problems: Vec<(Problem, Meanwhile)>,
     /// Kinds that are skipped and were not so far.
     pub(super) skipped: Vec<String>,
-    /// The folder itself cannot be looked at; said once.
+    /// The folder itself cannot be looked at; said once, and when asked.
     pub(super) gone: Option<io::Error>,
     /// When there is something to look at again.
     pub(super) again: Option<Instant>,
@@ -128,7 +128,7 @@ impl Folder {
             Ok(found) => found,
             Err(error) => {
                 // The last good state stays, as that of a file that cannot be read does.
-                let gone = Some(error).filter(|_| !self.is_gone);
+                let gone = Some(error).filter(|_| !self.is_gone || patience == Patience::None);
                 self.is_gone = true;
                 return News { gone, ..News::default() };
             }

@@ -16,7 +16,10 @@ use notify::{
 };
 use tokio::sync::mpsc;
 
-use super::folder::{Folder, Meanwhile, News, Patience};
+use super::{
+    folder::{Folder, Meanwhile, News, Patience},
+    probe,
+};
 use crate::control::Message;
 
 /// Asks the follower for a look at everything. Dropping it ends the thread.
@@ -44,9 +47,7 @@ enum Wake {
 /// # Errors
 /// When `root` cannot be looked at, or no thread can be started.
 pub(crate) fn follow(root: PathBuf, out: mpsc::Sender<Message>) -> io::Result<Follower> {
-    if fs::metadata(&root)?.is_dir() {
-        fs::read_dir(&root)?;
-    }
+    probe(&root)?;
     let (wake, woken) = channel();
     let watch = Watch::new(&root, wake.clone());
     let folder = Folder::new(root);
@@ -72,7 +73,7 @@ fn run(mut folder: Folder, mut watch: Watch, woken: &Receiver<Wake>, out: &mpsc:
         };
         watch.check(folder.root());
         let news = folder.look(Instant::now(), patience);
-        if patience == Patience::None {
+        if patience == Patience::None && news.gone.is_none() {
             report_reload(&news, folder.len());
         }
         next = tell(news, out);

@@ -429,9 +429,20 @@ const EXACT: f64 = 9_007_199_254_740_992.0;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_text_is_too_much(text in "[-:?{}\\[\\],&*!|>'\"%@`# \n\t<a0.~]{0,60}") {
+            for node in documents(&text).unwrap_or_default() {
+                let _ = node.value();
+                let _ = node.locate(&FieldPath::of(["a"]), true);
+            }
+        }
+    }
 
     fn one(text: &str) -> Node {
         let mut documents = documents(text).unwrap();
