@@ -1,4 +1,4 @@
-//! Follows a folder on a thread of its own: woken by the kernel where that can be had, and looking once a second anyhow, for
+//! Follows a folder on a thread of its own: woken by the kernel where that can be had, and looking from time to time anyhow, for
 //! edits that no watch reports.
 
 use std::{
@@ -203,6 +203,6 @@ fn wakes(event: notify::Event) -> Vec<Wake> {
 /// Between two looks, at least.
 const PACE: Duration = Duration::from_millis(25);
 /// Between two looks when nothing was heard: what a watch cannot see, such as a file behind a link, is seen then.
-const WATCHED: Duration = Duration::from_secs(1);
+const WATCHED: Duration = Duration::from_millis(700);
 /// The same without a watch.
 const UNWATCHED: Duration = Duration::from_millis(400);
