@@ -3,7 +3,12 @@
 //! Prints the time of one lookup, with the host and path brought into normal form as for a request, in tables of three
 //! sizes and two shapes, and the time to build each; then the time of one pick among 3 and 100 endpoints.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::{
     hint::black_box,

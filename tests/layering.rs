@@ -1,7 +1,12 @@
 //! The planes do not know each other: the control plane writes, the data plane reads. This reads every `use` and every path in
 //! `src/` and compares what a module names with what it may name.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::{
     fs,

@@ -2,7 +2,12 @@
 //!
 //! The tests run one at a time: each loads the machine.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "../integration/support.rs"]
 #[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
