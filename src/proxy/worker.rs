@@ -20,8 +20,10 @@ use super::{
     slot::{Opened, Slot},
 };
 
-/// Bytes that one read may bring: also the most that can be queued for a side that accepts nothing.
-pub const READ: usize = 64 * 1024;
+/// Bytes that one read may bring: also the most that can be queued for a side that accepts nothing. With what was carried
+/// over it fits a size that the allocator has (56 KiB); one byte more would cost the next one, 64 KiB, and with it a stalled
+/// tunnel more than it may.
+pub const READ: usize = 56 * 1024 - HEADROOM;
 
 /// Space in front of a read for the beginning of a frame that an earlier read brought.
 pub const HEADROOM: usize = MAX_CONTROL_FRAME;

@@ -132,6 +132,7 @@ impl Side {
             return 0;
         }
         if let Some(stash) = &mut self.stash {
+            stash.bytes.reserve_exact(bytes.len()); // twice as much would be beyond the bound
             stash.bytes.extend_from_slice(bytes);
             return bytes.len();
         }
@@ -161,7 +162,8 @@ impl Side {
         let before = self.queued();
         if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
             self.broke(&error);
-            return self.abandon();
+            self.abandon();
+            return before; // what went out before the error too
         }
         before - self.queued()
     }
