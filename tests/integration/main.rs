@@ -9,10 +9,12 @@
     reason = "a test fails by panicking"
 )]
 
+mod process;
 mod support;
 
 mod admission;
 mod backpressure;
+mod binary;
 mod causes;
 mod closing;
 mod dialling;

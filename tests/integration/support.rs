@@ -399,12 +399,25 @@ pub fn switching(more: &str) -> String {
 
 impl Peer {
     pub async fn connect(address: SocketAddr) -> Self {
-        let socket = TcpStream::connect(address).await.unwrap();
+        Self::of_client(TcpStream::connect(address).await.unwrap())
+    }
+
+    /// The client's end of a connection.
+    pub fn of_client(socket: TcpStream) -> Self {
+        Self::new(socket, true)
+    }
+
+    /// The endpoint's end of a connection.
+    pub fn of_endpoint(socket: TcpStream) -> Self {
+        Self::new(socket, false)
+    }
+
+    fn new(socket: TcpStream, masks: bool) -> Self {
         socket.set_nodelay(true).unwrap();
         Self {
             socket,
             buffer: Vec::new(),
-            masks: true,
+            masks,
         }
     }
 
@@ -738,12 +751,7 @@ impl Server {
             .expect("nobody dials")
             .unwrap();
         self.taken.fetch_add(1, Relaxed);
-        socket.set_nodelay(true).unwrap();
-        Peer {
-            socket,
-            buffer: Vec::new(),
-            masks: false,
-        }
+        Peer::of_endpoint(socket)
     }
 
     /// The next connection, with its handshake answered; and the request.
