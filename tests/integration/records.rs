@@ -56,7 +56,7 @@ async fn records_are_complete_and_hold_no_query() {
             ("holdfast.rule.name", "rule".into()),
             ("holdfast.connection.id", opened["holdfast.connection.id"].clone()),
         ] {
-            assert_eq!(record[key], Value::from(value), "{key} of {record}");
+            assert_eq!(record[key], value, "{key} of {record}");
         }
         assert!(record["error.type"].is_null(), "nothing failed: {record}");
         let timestamp = record["timestamp"].as_str().unwrap();

@@ -45,7 +45,7 @@ const STUCK: Duration = Duration::from_millis(700);
 /// A running data plane.
 pub struct Gateway {
     pub address: SocketAddr,
-    pub running: Running,
+    _running: Running,
     pub trigger: Trigger,
     published: Published,
     collector: Collector,
@@ -90,7 +90,7 @@ impl Gateway {
         };
         Self {
             address,
-            running,
+            _running: running,
             trigger,
             published,
             collector,
