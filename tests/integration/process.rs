@@ -170,8 +170,13 @@ fn command(endpoint: SocketAddr, more: &[&str]) -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HOLDFAST_")) {
         command.env_remove(name); // what the machine that runs the tests has set must not matter
     }
-    command.args(["--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--to"]);
-    command.arg(endpoint.to_string()).args(more);
+    if !more.contains(&"--http") {
+        command.args(["--http", "127.0.0.1:0"]);
+    }
+    command
+        .args(["--admin", "127.0.0.1:0", "--to"])
+        .arg(endpoint.to_string())
+        .args(more);
     command
 }
 
