@@ -257,7 +257,10 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         if !self.answered {
-            self.refuse(Reason::ClientGone);
+            self.refuse(match std::thread::panicking() {
+                true => Reason::Internal, // whoever is left reads nothing, but it is not the client's doing
+                false => Reason::ClientGone,
+            });
         }
     }
 }

@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use crate::{
-    proxy::{error::Reason, select::Chosen, upstream, worker::Worker},
+    proxy::{error::Reason, select::Chosen, socket, upstream, worker::Worker},
     routing::{Endpoint, endpoint::Held},
 };
 
@@ -51,6 +51,8 @@ impl Pool {
         }
         let dialled = upstream::dial(&worker.shared, &chosen.candidates, chosen.rule.timeouts.connect).await?;
         let address = dialled.address;
+        // Nothing else would notice an endpoint that vanishes in the middle of an answer. A socket that is gone needs it not.
+        let _ = socket::keep_alive(&dialled.socket, &worker.shared.settings.endpoint_keepalive);
         let (mut sender, connection) = http1::handshake(TokioIo::new(dialled.socket))
             .await
             .map_err(|_| Reason::EndpointProtocolError)?;
