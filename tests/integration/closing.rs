@@ -1,10 +1,10 @@
 //! How a tunnel ends: who is told what, in which order, and what still passes meanwhile.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{BINARY, CLOSE, Ending, Gateway, PATIENCE, RuleBuilder, Server, TEXT, frame, tunnel};
+use crate::support::{BINARY, CLOSE, Ending, Gateway, PATIENCE, RuleBuilder, Server, TEXT, frame, tcp_row, tunnel};
 
 async fn start(change: impl FnOnce(&mut RuleBuilder)) -> (Server, Gateway) {
     let server = Server::start().await;
@@ -431,14 +431,7 @@ async fn the_waiting_for_late_packets_is_left_to_the_endpoint() {
     endpoint.ends().await;
     gateway.record("ended").await;
     let theirs = server.address.port();
-    let waiting = |local: u16, remote: u16| {
-        let table = fs::read_to_string("/proc/net/tcp").unwrap();
-        let wanted = (format!(":{local:04X}"), format!(":{remote:04X}"), "06");
-        table.lines().any(|line| {
-            let words: Vec<_> = line.split_whitespace().collect();
-            words.len() > 3 && words[1].ends_with(&wanted.0) && words[2].ends_with(&wanted.1) && words[3] == wanted.2
-        })
-    };
+    let waiting = |local, remote| tcp_row(local, remote).is_some_and(|row| row[3] == "06");
     assert!(waiting(theirs, ours), "the endpoint's port waits");
     assert!(!waiting(ours, theirs), "ours does not");
 }

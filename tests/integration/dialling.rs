@@ -1,10 +1,16 @@
 //! Which candidate becomes the endpoint when dials fail or hang.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use holdfast::routing::{Endpoint, EndpointKey, EndpointSet, endpoint::State};
 
-use crate::support::{Gateway, Peer, RuleBuilder, Server, Silent, ask, closed_port, handshake, service, tunnel};
+use crate::support::{
+    Gateway, PATIENCE, Peer, RuleBuilder, Server, Silent, ask, closed_port, handshake, service, tcp_row, tunnel,
+};
 
 /// One endpoint with several addresses, which are tried in this order.
 fn endpoint_at(addresses: &[SocketAddr]) -> EndpointSet {
@@ -103,4 +109,37 @@ async fn nothing_is_tried_again_once_a_request_was_sent() {
     let answer = client.answer().await;
     assert_eq!((answer.status, answer.reason()), (502, Some("endpoint_closed")));
     assert_eq!(other.dialled(), 0);
+}
+
+#[tokio::test]
+async fn tcp_watches_every_leg() {
+    let server = Server::start().await;
+    let gateway = Gateway::start(RuleBuilder::to(&[server.address]).build());
+    let watched = async |local: u16, remote: u16| {
+        let started = Instant::now();
+        // The timer that runs is the one of keepalive.
+        while tcp_row(local, remote).is_none_or(|row| !row[5].starts_with("02:")) {
+            assert!(started.elapsed() < PATIENCE, "{:?}", tcp_row(local, remote));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let (here, there) = (gateway.address.port(), server.address.port());
+    let port = |peer: &Peer| peer.socket.peer_addr().unwrap().port();
+    let own_port = |peer: &Peer| peer.socket.local_addr().unwrap().port();
+
+    let (client, endpoint) = tunnel(&gateway, &server).await;
+    watched(here, own_port(&client)).await;
+    watched(port(&endpoint), there).await;
+
+    // A request whose answer does not end.
+    let mut client = Peer::connect(gateway.address).await;
+    client.write("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    let mut endpoint = server.connection().await;
+    endpoint.head().await;
+    endpoint
+        .write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        .await;
+    client.head().await;
+    watched(here, own_port(&client)).await;
+    watched(port(&endpoint), there).await;
 }

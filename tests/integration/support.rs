@@ -1,6 +1,7 @@
 //! The data plane as it runs, between clients and endpoints that a test writes byte by byte.
 
 use std::{
+    fs,
     io::{self, Write},
     net::SocketAddr,
     sync::{
@@ -826,6 +827,17 @@ pub fn closed_port() -> SocketAddr {
     let address = socket.local_addr().unwrap().as_socket().unwrap();
     std::mem::forget(socket);
     address
+}
+
+/// What the kernel knows of the connection between two local ports, as seen from the first: a row of /proc/net/tcp.
+pub fn tcp_row(local: u16, remote: u16) -> Option<Vec<String>> {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let (local, remote) = (format!(":{local:04X}"), format!(":{remote:04X}"));
+    let mut rows = table
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+    rows.find(|row| row[1].ends_with(&local) && row[2].ends_with(&remote))
 }
 
 /// A client and an endpoint with an open tunnel between them.
