@@ -75,7 +75,7 @@ async fn beyond_the_budget_the_longest_stalled_tunnel_ends() {
     let message = frame(BINARY, &[3; 50_000], None);
     let mut readers: Vec<Peer> = Vec::new();
     let mut sources = Vec::new();
-    for _ in 0..8 {
+    for _ in 0..6 {
         let (client, mut endpoint) = tunnel(&gateway, &server).await;
         endpoint.fill(&message).await;
         readers.push(client);

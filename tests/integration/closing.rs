@@ -378,7 +378,8 @@ async fn send_at_full_rate(mut half: tokio::net::tcp::OwnedWriteHalf) {
 async fn a_client_that_sends_at_full_rate_still_reads_why() {
     let server = Server::start().await;
     for (case, cause) in [("gone", "endpoint_gone"), ("reset", "endpoint_gone"), ("drain", "drain")] {
-        let mut gateway = Gateway::start(RuleBuilder::to(&[server.address]).build());
+        let rule = RuleBuilder::to(&[server.address]).change(|rule| rule.timeouts.close_handshake = Duration::from_secs(1));
+        let mut gateway = Gateway::start(rule.build());
         let (client, mut endpoint) = tunnel(&gateway, &server).await;
         let (mut reading, writing) = client.socket.into_split();
         let sending = tokio::spawn(send_at_full_rate(writing));

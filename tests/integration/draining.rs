@@ -142,9 +142,9 @@ async fn a_boundary_may_come_as_late_as_the_windows_end() {
     endpoint.write(&message[..500]).await;
     client.bytes(500).await;
     other.send(TEXT, "I am the less idle one").await;
-    gateway.drain(Duration::from_secs(8));
+    gateway.drain(Duration::from_secs(6));
     // It is the first to be told, in the first half of the window, and would be given up after a second elsewhere.
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     assert!(client.has_nothing(), "given up before the window's end");
     endpoint.write(&message[500..]).await;
     client.bytes(message.len() - 500).await;

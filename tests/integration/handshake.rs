@@ -411,6 +411,7 @@ async fn frames_behind_the_request_are_not_for_an_endpoint_that_refuses() {
     endpoint.head().await;
     endpoint.write("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await;
     assert_eq!(client.answer().await.text(), "no");
+    drop(client);
     assert_eq!(endpoint.ending().await, Ending::InOrder);
     assert!(endpoint.unread().is_empty());
 }

@@ -65,7 +65,10 @@ async fn pings_and_the_close_go_between_the_fragments_of_a_message_to_the_client
 #[tokio::test]
 async fn pings_and_the_close_go_between_the_fragments_of_a_message_to_the_endpoint_masked() {
     let server = Server::start().await;
-    let rule = RuleBuilder::to(&[server.address]).change(|rule| rule.heartbeat.endpoint = heartbeat(1, 10));
+    let rule = RuleBuilder::to(&[server.address]).change(|rule| {
+        rule.heartbeat.endpoint = heartbeat(1, 10);
+        rule.timeouts.close_handshake = Duration::from_secs(1);
+    });
     let gateway = Gateway::start(rule.build());
     let (client, mut endpoint) = tunnel(&gateway, &server).await;
     let (reading, writing) = client.socket.into_split();

@@ -34,7 +34,7 @@ async fn produce(reason: Reason) -> Option<Refused> {
         Reason::MalformedRequest => request = handshake("/", "Host: twice\r\n"),
         Reason::NoRoute => rule.prefix = "/chat",
         Reason::MethodNotAllowed => request = request.replace("GET", "PUT"),
-        Reason::RequestTimeout => request.truncate(30),
+        Reason::RequestTimeout => {}
         Reason::UpgradeRequired => {
             rule.fallback = Fallback::Reject;
             request = "GET / HTTP/1.1\r\nHost: test\r\n\r\n".to_owned();
@@ -76,7 +76,11 @@ async fn produce(reason: Reason) -> Option<Refused> {
         gateway.drain(Duration::from_secs(600));
     }
     let mut client = Peer::connect(gateway.address).await;
-    client.write(request).await;
+    match reason {
+        // However it trickles in: the time is for the whole head.
+        Reason::RequestTimeout => trickle(&mut client, &request).await,
+        _ => client.write(request).await,
+    }
     match reason {
         Reason::EndpointClosed => drop(server.connection().await),
         Reason::EndpointProtocolError | Reason::InvalidUpgrade | Reason::HandshakeTimeout => {
@@ -110,6 +114,17 @@ async fn produce(reason: Reason) -> Option<Refused> {
         answer: Some(answer),
         _others: (server, others),
     })
+}
+
+/// Sends byte by byte, slowly, until an answer comes.
+async fn trickle(client: &mut Peer, request: &str) {
+    for byte in request.as_bytes() {
+        client.write([*byte]).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if !client.has_nothing() {
+            return;
+        }
+    }
 }
 
 #[tokio::test]

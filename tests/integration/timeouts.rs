@@ -1,10 +1,10 @@
 //! Ends that a clock makes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::support::{
-    BINARY, CLOSE, Gateway, PING, PONG, Peer, RuleBuilder, Server, Silent, TEXT, ask, frame, handshake, tunnel,
-};
+use futures::future::join_all;
+
+use crate::support::{BINARY, CLOSE, Gateway, PING, PONG, RuleBuilder, Server, Silent, TEXT, ask, frame, handshake, tunnel};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -16,7 +16,11 @@ async fn start(change: impl FnOnce(&mut RuleBuilder)) -> (Server, Gateway) {
 
 #[tokio::test]
 async fn pings_are_no_messages() {
-    let (server, gateway) = start(|rule| rule.timeouts.idle = 2 * SECOND).await;
+    let (server, gateway) = start(|rule| {
+        rule.timeouts.idle = 2 * SECOND;
+        rule.timeouts.close_handshake = SECOND;
+    })
+    .await;
     let (client, endpoint) = tunnel(&gateway, &server).await;
     let (_endpoint_reads, mut endpoint_writes) = endpoint.socket.into_split();
     let (mut client_reads, mut client_writes) = client.socket.into_split();
@@ -43,9 +47,9 @@ async fn pings_are_no_messages() {
 async fn messages_keep_a_tunnel_from_being_idle() {
     let (server, gateway) = start(|rule| rule.timeouts.idle = 2 * SECOND).await;
     let (mut client, mut endpoint) = tunnel(&gateway, &server).await;
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let mut by_client = true;
-    while started.elapsed() < 5 * SECOND {
+    while started.elapsed() < 4 * SECOND {
         let (one, other) = if by_client {
             (&mut client, &mut endpoint)
         } else {
@@ -64,31 +68,22 @@ async fn messages_keep_a_tunnel_from_being_idle() {
 
 #[tokio::test]
 async fn tunnels_that_began_together_do_not_end_together() {
-    let (server, gateway) = start(|rule| rule.timeouts.max_duration = 10 * SECOND).await;
+    let (server, gateway) = start(|rule| rule.timeouts.max_duration = 5 * SECOND).await;
     let mut tunnels = Vec::new();
     for _ in 0..40 {
-        tunnels.push(tunnel(&gateway, &server).await);
+        let (mut client, endpoint) = tunnel(&gateway, &server).await;
+        client.send(TEXT, "traffic changes nothing").await;
+        tunnels.push((client, endpoint, Instant::now()));
     }
-    let mut ages = Vec::new();
-    for (client, _) in &mut tunnels {
-        // Traffic changes nothing.
-        client.send(TEXT, "busy").await;
-    }
-    for (mut client, mut endpoint) in tunnels {
+    let ages = join_all(tunnels.iter_mut().map(async |(client, _, opened)| {
         assert_eq!(client.frame().await.code(), 1001);
-        client.close(1001).await;
-        client.ends().await;
-        assert_eq!(endpoint.frame().await.payload, b"busy");
-        assert_eq!(endpoint.frame().await.code(), 1001);
-        drop((client, endpoint));
-        let ended = gateway.record("ended").await;
-        assert_eq!(ended["holdfast.end.cause"], "max_duration");
-        ages.push(ended["holdfast.duration_seconds"].as_f64().unwrap());
-    }
+        opened.elapsed().as_secs_f64()
+    }))
+    .await;
     let (least, most) = ages
         .iter()
         .fold((f64::MAX, 0.0_f64), |(least, most), age| (least.min(*age), most.max(*age)));
-    assert!(least >= 8.9, "a tenth earlier at most: {least}");
+    assert!(least >= 4.4, "a tenth earlier at most: {least}");
     assert!(most - least > 0.3, "all between {least} and {most}");
 }
 
@@ -131,7 +126,7 @@ async fn a_slow_reader_that_accepts_something_now_and_then_stays() {
     gateway
         .wait_for_metric("holdfast_stalled_connections", &[], |stalled| stalled == 1.0)
         .await;
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let mut read = 0;
     while started.elapsed() < 7 * SECOND {
         // Enough at once for its window to open.
@@ -157,23 +152,4 @@ async fn a_dial_that_nobody_answers_ends_in_time() {
         gateway.metric("holdfast_endpoint_dials_total", &["result=\"timed_out\""]),
         1.0
     );
-}
-
-#[tokio::test]
-async fn a_slow_head_has_its_time_and_no_more() {
-    let (_server, gateway) = start(|_| {}).await;
-    let mut client = Peer::connect(gateway.address).await;
-    let request = handshake("/", "");
-    let sending = async {
-        for byte in request.as_bytes() {
-            client.write([*byte]).await;
-            if !client.has_nothing() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    };
-    sending.await;
-    let answer = client.answer().await;
-    assert_eq!((answer.status, answer.reason()), (408, Some("request_timeout")));
 }
