@@ -7,6 +7,7 @@ use super::{
     side::{Out, Want},
 };
 use crate::proxy::{
+    clock::{Tick, ticks},
     end::{Cause, Initiator},
     slot::{Orders, Peer},
     socket,
@@ -161,7 +162,7 @@ impl Tunnel {
             }
         }
         let client_done = self.client.out == Out::Closed && (self.client.said.is_some() || self.client.ended);
-        if quiet && client_done && self.endpoint.ended && !self.client.is_queued() {
+        if quiet && client_done && self.endpoint.ended && !self.client.is_queued() && !self.endpoint.is_queued() {
             return true; // both have said and heard everything: closing the sockets is all that is left
         }
         if client_done || self.is_over(Peer::Client) || self.lingering {
@@ -188,6 +189,9 @@ impl Tunnel {
             self.endpoint.ended = true;
             return;
         }
+        if self.is_owed() {
+            return self.allow(Duration::from_secs(1));
+        }
         self.lingering = true;
         // A client that has not answered by now will not; the endpoint need not suffer for it.
         self.tell_endpoint();
@@ -198,6 +202,18 @@ impl Tunnel {
             self.worker.unqueue(side.stop());
         }
         self.allow(LINGER);
+    }
+
+    /// Whether a side may still take what was sent to it before the end: it has as long for that as for any other byte, unless
+    /// a drain is over or memory is short.
+    fn is_owed(&mut self) -> bool {
+        let now = self.worker.clock.now();
+        let is_drained = self.worker.drain_until.get().is_some_and(|until| now >= until);
+        let is_short = self.worker.queued.get() > self.worker.shared.settings.queue_budget;
+        let send = ticks(self.slot.rule.timeouts.send);
+        let is_slow = |since: Tick| send == 0 || now.since(since) < send;
+        let owed = |peer| self.side(peer).is_queued() && self.slot.leg(peer).stalled.get().is_some_and(is_slow);
+        !is_drained && !is_short && [Peer::Client, Peer::Endpoint].into_iter().any(owed)
     }
 
     pub(super) fn allow(&mut self, time: Duration) {
