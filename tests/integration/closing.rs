@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{BINARY, CLOSE, Ending, Gateway, PATIENCE, RuleBuilder, Server, TEXT, frame, tcp_row, tunnel};
+use crate::support::{
+    BINARY, CLOSE, Ending, Gateway, PATIENCE, Peer, RuleBuilder, Server, TEXT, frame, handshake, tcp_row, tunnel,
+};
 
 async fn start(change: impl FnOnce(&mut RuleBuilder)) -> (Server, Gateway) {
     let server = Server::start().await;
@@ -435,4 +437,61 @@ async fn the_waiting_for_late_packets_is_left_to_the_endpoint() {
     let waiting = |local, remote| tcp_row(local, remote).is_some_and(|row| row[3] == "06");
     assert!(waiting(theirs, ours), "the endpoint's port waits");
     assert!(!waiting(ours, theirs), "ours does not");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_only_stops_sending_still_reads() {
+    let (server, gateway) = start(|_| {}).await;
+    let (mut client, mut endpoint) = tunnel(&gateway, &server).await;
+    endpoint.send(TEXT, "that is all").await;
+    endpoint.shut_down().await;
+    assert_eq!(client.frame().await.payload, b"that is all");
+    assert_eq!(client.frame().await.code(), 1012);
+    client.send(BINARY, vec![5; 100_000]).await;
+    assert_eq!(endpoint.frame().await.payload, vec![5; 100_000]);
+    client.close(1012).await;
+    client.ends().await;
+    drop(client);
+    assert_eq!(endpoint.ending().await, Ending::InOrder);
+    assert!(endpoint.unread().is_empty(), "nobody tells it anything: it has ended itself");
+    assert_eq!(gateway.record("ended").await["holdfast.end.cause"], "endpoint_gone");
+}
+
+#[tokio::test]
+async fn a_slow_reader_gets_all_that_was_sent_before_a_close() {
+    let (server, gateway) = start(|rule| rule.timeouts.close_handshake = Duration::from_secs(1)).await;
+    let ending = frame(0x80 | CLOSE, &close(1000, "done"), None);
+    let mut readers = Vec::new();
+    // For some of these sizes the kernel holds all but the end, and the Close itself is queued.
+    for size in (1..=40).map(|step| step * 24_000) {
+        let mut client = narrow_client(&gateway).await;
+        let (mut endpoint, _) = server.accept().await;
+        client.head().await;
+        let stream = [frame(BINARY, &vec![7; size], None), ending.clone()].concat();
+        let len = stream.len();
+        let sending = tokio::spawn(async move {
+            endpoint.write(stream).await;
+            endpoint.shut_down().await;
+            endpoint
+        });
+        readers.push((client, len, sending));
+    }
+    // Longer than a closing handshake may take.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    for (mut client, len, sending) in readers {
+        assert!(client.bytes(len).await.ends_with(&ending), "{len}");
+        client.close(1000).await;
+        client.ends().await;
+        drop(sending.await.unwrap());
+    }
+}
+
+/// A client before which little is under way at a time.
+async fn narrow_client(gateway: &Gateway) -> Peer {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket2::SockRef::from(&socket).set_tcp_mss(1400).unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    let mut client = Peer::of_client(socket.connect(gateway.address).await.unwrap());
+    client.write(handshake("/", "")).await;
+    client
 }

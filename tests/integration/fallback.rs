@@ -444,3 +444,22 @@ async fn requests_and_handshakes_stick_to_the_same_endpoint() {
         assert_eq!(header_values(&head, "set-cookie").len(), 1, "{head}");
     }
 }
+
+#[tokio::test]
+async fn a_request_that_was_sent_is_not_sent_again() {
+    let (one, other) = (Server::start().await, Server::start().await);
+    let gateway = Gateway::start(RuleBuilder::to(&[one.address, other.address]).build());
+    let mut client = Peer::connect(gateway.address).await;
+    client
+        .write("POST /pay HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nmoney")
+        .await;
+    let mut endpoint = tokio::select! {
+        endpoint = one.connection() => endpoint,
+        endpoint = other.connection() => endpoint,
+    };
+    endpoint.head().await;
+    drop(endpoint);
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.reason()), (502, Some("endpoint_closed")));
+    assert_eq!(one.dialled() + other.dialled(), 1);
+}

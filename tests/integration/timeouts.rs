@@ -153,3 +153,17 @@ async fn a_dial_that_nobody_answers_ends_in_time() {
         1.0
     );
 }
+
+#[tokio::test]
+async fn without_a_send_timeout_a_side_may_take_its_time() {
+    let (server, gateway) = start(|rule| rule.timeouts.send = Duration::ZERO).await;
+    let (mut client, mut endpoint) = tunnel(&gateway, &server).await;
+    let message = frame(BINARY, &[1; 1000], None);
+    let sent = endpoint.fill(&message).await;
+    gateway
+        .wait_for_metric("holdfast_stalled_connections", &[], |stalled| stalled == 1.0)
+        .await;
+    tokio::time::sleep(4 * SECOND).await;
+    assert_eq!(client.bytes(sent).await.len(), sent);
+    assert!(gateway.records("ended").is_empty());
+}
