@@ -16,6 +16,7 @@ mod admission;
 mod backpressure;
 mod binary;
 mod causes;
+mod chaos;
 mod closing;
 mod dialling;
 mod draining;
