@@ -119,13 +119,14 @@ async fn a_thousand_clients_that_read_nothing_cost_little() {
     let listener = socket.listen(1024).unwrap();
     let endpoint = listener.local_addr().unwrap();
     let pouring = tokio::spawn(pour(listener));
-    let holdfast = Holdfast::start(endpoint, &["--workers", "2"]).await;
+    let holdfast = Holdfast::start(endpoint, &["--workers", "2", "--receive-buffer", "64KiB"]).await;
     let before = (holdfast.memory(), kernel_memory());
     let mut clients = Vec::new();
     for _ in 0..STALLED {
         // Segments as on a network: those of loopback would cost the kernel more than the messages.
         let socket = TcpSocket::new_v4().unwrap();
         socket2::SockRef::from(&socket).set_tcp_mss(1400).unwrap();
+        socket.set_recv_buffer_size(16 * 1024).unwrap();
         let mut client = Peer::of_client(socket.connect(holdfast.http).await.unwrap());
         client.write(handshake("/", "")).await;
         clients.push(client);

@@ -93,14 +93,18 @@ async fn whatever_the_sides_do_every_tunnel_ends_once_and_leaves_nothing() {
     ] {
         gateway.wait_for_metric(name, &[], |left| left == value).await;
     }
-    assert_eq!(gateway.metric("holdfast_ends_total", &["cause=\"internal\""]), 0.0);
-    let ended = gateway.records("ended");
-    assert_eq!(ended.len(), TUNNELS);
-    let causes: HashSet<_> = ended
-        .iter()
-        .map(|record| record["holdfast.end.cause"].as_str().unwrap())
-        .collect();
-    assert!(causes.len() >= 5, "too well-behaved: {causes:?}");
+    let mut causes = HashSet::new();
+    for _ in 0..TUNNELS {
+        causes.insert(
+            gateway.record("ended").await["holdfast.end.cause"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+        );
+    }
+    assert!(gateway.records("ended").is_empty(), "more ends than tunnels");
+    assert!(!causes.contains("internal"));
+    assert!(causes.len() >= 3, "too well-behaved: {causes:?}");
     gateway.drain(Duration::ZERO);
     gateway.trigger.finished().await;
 }

@@ -489,11 +489,8 @@ impl Peer {
                 return Some(frame);
             }
             if !self.more().await {
-                assert!(
-                    self.buffer.is_empty(),
-                    "the connection ended inside a frame: {:?}",
-                    self.buffer
-                );
+                let rest = self.buffer.len();
+                assert!(rest == 0, "the connection ended after {rest} bytes of a frame");
                 return None;
             }
         }

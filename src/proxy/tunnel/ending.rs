@@ -211,7 +211,7 @@ impl Tunnel {
         let is_drained = self.worker.drain_until.get().is_some_and(|until| now >= until);
         let is_short = self.worker.queued.get() > self.worker.shared.settings.queue_budget;
         let send = ticks(self.slot.rule.timeouts.send);
-        let is_slow = |since: Tick| send == 0 || now.since(since) < send;
+        let is_slow = |since: Tick| now.since(since) < send; // without a send timeout an end would have no bound
         let owed = |peer| self.side(peer).is_queued() && self.slot.leg(peer).stalled.get().is_some_and(is_slow);
         !is_drained && !is_short && [Peer::Client, Peer::Endpoint].into_iter().any(owed)
     }
