@@ -5,7 +5,7 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
 };
 
 use tokio::sync::Notify;
@@ -16,7 +16,6 @@ use super::{
     end::Cause,
     fallback::Pool,
     frame::MAX_CONTROL_FRAME,
-    metrics::Padded,
     slot::{Opened, Slot},
 };
 
@@ -105,10 +104,10 @@ impl Worker {
         self.slots.borrow().len()
     }
 
-    /// Whether nothing is left to wait for: no tunnel, and no connection on which a request may be under way.
+    /// Whether nothing is left to wait for: no tunnel, and no connection on which a request may be under way. On any worker: the
+    /// end of one would close its listener, and reset whoever is in its queue.
     pub fn is_drained(&self) -> bool {
-        let count = self.shared.metrics.worker_connections.get(self.index);
-        self.tunnels() == 0 && count.is_none_or(|Padded(count)| count.load(Relaxed) == 0)
+        self.tunnels() == 0 && self.shared.metrics.connections() == 0
     }
 
     /// Calls `look` for every tunnel.
