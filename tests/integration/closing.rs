@@ -152,7 +152,11 @@ async fn a_close_of_ours_asks_the_client_first_and_loses_nothing_that_it_sends()
 
 #[tokio::test]
 async fn a_client_that_closes_while_it_is_told_has_answered() {
-    let (server, gateway) = start(soon).await;
+    let (server, gateway) = start(|rule| {
+        soon(rule);
+        rule.timeouts.close_handshake = Duration::from_secs(20);
+    })
+    .await;
     let (mut client, mut endpoint) = tunnel(&gateway, &server).await;
     // The client is told once it has this frame to its end; its own Close is on its way before it reads ours.
     let message = frame(BINARY, &[3; 5000], None);
@@ -352,7 +356,11 @@ async fn the_wait_for_a_boundary_is_bounded() {
 
 #[tokio::test]
 async fn a_boundary_that_comes_late_is_used() {
-    let (server, gateway) = start(soon).await;
+    let (server, gateway) = start(|rule| {
+        soon(rule);
+        rule.timeouts.close_handshake = Duration::from_secs(20);
+    })
+    .await;
     let (mut client, mut endpoint) = tunnel(&gateway, &server).await;
     let message = frame(BINARY, &[1; 1000], None);
     endpoint.write(&message[..500]).await;

@@ -197,3 +197,32 @@ async fn nothing_that_a_client_sends_is_lost_in_a_drain() {
     let (sent, ..) = sending.await.unwrap();
     assert_eq!((told, received), (1001, sent));
 }
+
+#[tokio::test]
+async fn every_listener_stays_until_the_end() {
+    let server = Server::start().await;
+    let rule = RuleBuilder::to(&[server.address]).build();
+    let mut gateway = Gateway::with(rule, |settings| settings.workers = 4);
+    let mut tunnels = [tunnel(&gateway, &server).await, tunnel(&gateway, &server).await];
+    let own = format!(":{:04X}", gateway.address.port());
+    let listeners = || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        rows.filter(|row| row[1].ends_with(&own) && row[3] == "0A").count()
+    };
+    assert_eq!(listeners(), 4);
+    gateway.drain(Duration::from_secs(3600));
+    // To the last tunnel's end nobody who connects is reset, whichever worker the kernel has chosen.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(listeners(), 4);
+    for _ in 0..20 {
+        let answer = ask(gateway.address, handshake("/", "")).await;
+        assert_eq!((answer.status, answer.reason()), (503, Some("draining")));
+    }
+    gateway.drain(Duration::ZERO);
+    for (client, _) in &mut tunnels {
+        told(client).await;
+    }
+    drop(tunnels);
+    gateway.trigger.finished().await;
+}

@@ -160,7 +160,7 @@ impl Gateway {
 
     /// Waits until a tunnel is ending: its slot has orders, which only a record would show otherwise. Two rounds of the sweep.
     pub async fn wait_for_ending(&self) {
-        tokio::time::sleep(Duration::from_millis(2500)).await;
+        tokio::time::sleep(Duration::from_secs(6)).await;
     }
 
     pub fn metrics(&self) -> String {
