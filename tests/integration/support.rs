@@ -158,7 +158,7 @@ impl Gateway {
         }
     }
 
-    /// Waits until a tunnel is ending: its slot has orders, which only a record would show otherwise. Two rounds of the sweep.
+    /// Waits until a tunnel is ending: nothing outside shows that yet, so this is several rounds of the sweep.
     pub async fn wait_for_ending(&self) {
         tokio::time::sleep(Duration::from_secs(6)).await;
     }
