@@ -49,11 +49,11 @@ async fn misbehave(mut peer: Peer, masked: bool, mut rng: Rng) {
         1 => {
             let _ = peer.socket.shutdown().await;
             while matches!(
-                timeout(Duration::from_secs(8), peer.socket.read(&mut buffer)).await,
+                timeout(Duration::from_secs(3), peer.socket.read(&mut buffer)).await,
                 Ok(Ok(1..))
             ) {}
         }
-        2 => sleep(Duration::from_millis(rng.u64(..3000))).await,
+        2 => sleep(Duration::from_millis(rng.u64(..2000))).await,
         _ => {}
     }
 }

@@ -122,7 +122,7 @@ async fn a_handshake_under_way_becomes_a_tunnel_that_is_drained_as_well() {
     let mut endpoint = server.connection().await;
     endpoint.head().await;
     gateway.drain(Duration::from_secs(1));
-    gateway.wait_for_ending().await;
+    while ask(gateway.address, handshake("/", "")).await.reason() != Some("draining") {}
     endpoint.write(switching("")).await;
     assert!(client.head().await.starts_with("HTTP/1.1 101 "));
     told(&mut client).await;

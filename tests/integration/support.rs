@@ -842,6 +842,16 @@ pub async fn tunnel(gateway: &Gateway, server: &Server) -> (Peer, Peer) {
     tunnel_to(gateway.address, server).await
 }
 
+/// Opens another tunnel, and waits until it has been ended.
+pub async fn until_told(gateway: &Gateway, server: &Server) {
+    let (mut client, endpoint) = tunnel(gateway, server).await;
+    let told = client.frame().await;
+    client.close(told.code()).await;
+    client.ends().await;
+    drop((client, endpoint));
+    gateway.record("ended").await;
+}
+
 /// The same through whatever listens at an address.
 pub async fn tunnel_to(address: SocketAddr, server: &Server) -> (Peer, Peer) {
     let mut client = Peer::connect(address).await;
