@@ -13,7 +13,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Encoder, Registry, TextEncoder};
 use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 
-use crate::{proxy::Shared, readiness::Readiness};
+use crate::{
+    proxy::{Shared, bind_or_ipv4},
+    readiness::Readiness,
+};
 
 /// What the admin listener tells of.
 #[derive(Debug)]
@@ -28,11 +31,7 @@ pub struct Admin {
 /// # Errors
 /// When the address cannot be bound.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let listener =
-        std::net::TcpListener::bind(address).or_else(|error| match address.ip().is_unspecified() && address.is_ipv6() {
-            true => std::net::TcpListener::bind(SocketAddr::new([0, 0, 0, 0].into(), address.port())),
-            false => Err(error),
-        })?;
+    let listener = bind_or_ipv4(address, std::net::TcpListener::bind)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

@@ -141,7 +141,7 @@ impl Bound {
             self.config.log_format,
             self.config.pod_name.as_deref().map(Box::from),
         ));
-        let metrics = Arc::new(Metrics::new(self.config.workers.map_or_else(limits::cores, usize::from)));
+        let metrics = Arc::new(Metrics::new(self.proxy.workers()));
         register(
             &registry,
             &metrics,
@@ -184,7 +184,6 @@ impl Bound {
             signals,
             delay: self.delay,
             window: self.window,
-            is_folder: true,
         };
         let exit = tokio::select! {
             exit = process.run() => exit,
@@ -228,7 +227,6 @@ struct Process {
     signals: mpsc::Receiver<Signal>,
     delay: Duration,
     window: Duration,
-    is_folder: bool,
 }
 
 /// What ends serving.
@@ -257,7 +255,6 @@ impl Process {
                 }
                 signal = self.signals.recv() => match signal {
                     Some(Signal::Terminate) | None => return Ending::Drain,
-                    Some(Signal::Interrupt) if !self.is_folder => return Ending::Drain,
                     Some(Signal::Interrupt | Signal::Quit) => return Ending::AtOnce,
                     Some(Signal::Reload) => self.reload.notify_one(),
                     Some(Signal::Summary) => self.summary(),

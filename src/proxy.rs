@@ -56,7 +56,7 @@ use worker::Worker;
 
 pub use admission::Limit;
 pub use client::Trust;
-pub use socket::KeepAlive;
+pub use socket::{KeepAlive, bind_or_ipv4};
 
 /// What the data plane is told at its start.
 #[derive(Clone, Debug)]
@@ -145,6 +145,11 @@ impl Proxy {
             address,
             listeners,
         })
+    }
+
+    /// How many workers it will have.
+    pub fn workers(&self) -> usize {
+        self.settings.workers
     }
 
     /// Where it listens.

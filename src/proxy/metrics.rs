@@ -279,7 +279,7 @@ impl From<Option<u16>> for CloseCode {
 }
 
 /// Adds to a counter that only this thread writes.
-pub fn add(counter: &AtomicU64, amount: u64) {
+fn add(counter: &AtomicU64, amount: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
 }
 

@@ -52,17 +52,17 @@ impl Recorder {
 
     /// Records the end of a tunnel. Called once for each, by its drop.
     pub fn ended(&self, worker: &Worker, slot: &Slot, end: &End) {
-        let age = slot.opened.elapsed();
-        slot.metrics.ended(end.initiator, end.cause, age);
+        let age = slot.since.elapsed();
+        slot.of.metrics.ended(end.initiator, end.cause, age);
         let shared = worker.shared.metrics.shared();
         shared.close_code(Initiator::Client, end.client_said);
         shared.close_code(Initiator::Endpoint, end.endpoint_said);
         self.write(Event::Ended, |line| {
-            line.id(slot.id);
-            line.rule(&slot.rule.id);
-            line.client(slot.client_address);
-            line.endpoint(slot.endpoint_held.name(), slot.endpoint_address);
-            line.target(&slot.target);
+            line.id(slot.of.id);
+            line.rule(&slot.of.rule.id);
+            line.client(slot.of.client_address);
+            line.endpoint(slot.of.endpoint_held.name(), slot.of.endpoint_address);
+            line.target(&slot.of.target);
             line.number("holdfast.duration_seconds", "age", format_args!("{:.3}", age.as_secs_f64()));
             line.word("holdfast.end.initiator", "by", end.initiator.word());
             line.word("holdfast.end.cause", "cause", end.cause.word());

@@ -24,17 +24,10 @@ use crate::routing::{Rule, endpoint::Held, route::Heartbeat};
 /// One tunnel, as its worker's list holds it.
 #[derive(Debug)]
 pub struct Slot {
-    /// The connection's id in records.
-    pub id: u64,
-    pub rule: Arc<Rule>,
-    pub metrics: Arc<RuleMetrics>,
-    pub endpoint_held: Held,
-    pub client_address: SocketAddr,
-    pub endpoint_address: SocketAddr,
-    /// Host and path as the client sent them, for the record.
-    pub target: Box<str>,
-    pub opened: Instant,
-    pub opened_tick: Tick,
+    /// What was known when it was opened.
+    pub of: Opened,
+    pub since: Instant,
+    pub since_tick: Tick,
     /// When the last byte of a message passed, in either direction.
     pub last_message: Cell<Tick>,
     pub client: Leg,
@@ -43,7 +36,6 @@ pub struct Slot {
     seen: Cell<bool>,
     /// Set once the tunnel is ending: when its patience ends.
     pub deadline: Cell<Option<Tick>>,
-    _admitted: Admitted,
     /// Where the worker's list has it.
     pub index: Cell<u32>,
     waker: RefCell<Option<Waker>>,
@@ -113,16 +105,19 @@ impl Peer {
     }
 }
 
-/// What a new tunnel's slot is made of.
+/// What is known of a tunnel when it is opened, and does not change.
 #[derive(Debug)]
 pub struct Opened {
+    /// The connection's id in records.
     pub id: u64,
     pub rule: Arc<Rule>,
     pub metrics: Arc<RuleMetrics>,
     pub endpoint_held: Held,
     pub client_address: SocketAddr,
     pub endpoint_address: SocketAddr,
+    /// Host and path as the client sent them, for the record.
     pub target: Box<str>,
+    /// Its place among the connections of the process.
     pub admitted: Admitted,
 }
 
@@ -133,21 +128,14 @@ impl Slot {
             ..Leg::default()
         };
         Self {
-            id: opened.id,
-            rule: opened.rule,
-            metrics: opened.metrics,
-            endpoint_held: opened.endpoint_held,
-            client_address: opened.client_address,
-            endpoint_address: opened.endpoint_address,
-            target: opened.target,
-            opened: Instant::now(),
-            opened_tick: now,
+            of: opened,
+            since: Instant::now(),
+            since_tick: now,
             last_message: Cell::new(now),
             client: leg(),
             endpoint: leg(),
             seen: Cell::new(false),
             deadline: Cell::new(None),
-            _admitted: opened.admitted,
             index: Cell::new(0),
             waker: RefCell::new(None),
             orders: Cell::new(Orders::default()),
@@ -230,7 +218,7 @@ impl Slot {
 
     /// The cause of an end whose time has come.
     fn overdue(&self, now: Tick) -> Option<Cause> {
-        let timeouts = &self.rule.timeouts;
+        let timeouts = &self.of.rule.timeouts;
         let over = |since: Tick, limit: u32| limit > 0 && now.since(since) >= limit;
         let stalled = |leg: &Leg| leg.stalled.get().is_some_and(|since| over(since, ticks(timeouts.send)));
         if stalled(&self.client) {
@@ -240,7 +228,7 @@ impl Slot {
             return Some(Cause::EndpointStalled);
         }
         // Tunnels that were opened together must not end together: never after the longest duration, never before the idle time.
-        if over(self.opened_tick, shorter(ticks(timeouts.max_duration), 10, self.spread())) {
+        if over(self.since_tick, shorter(ticks(timeouts.max_duration), 10, self.spread())) {
             return Some(Cause::MaxDuration);
         }
         let idle = ticks(timeouts.idle);
@@ -249,7 +237,7 @@ impl Slot {
     }
 
     fn silence(&self, peer: Peer, now: Tick) -> Silence {
-        let heartbeats = &self.rule.heartbeat;
+        let heartbeats = &self.of.rule.heartbeat;
         let Heartbeat { interval, missed } = match peer {
             Peer::Client => heartbeats.client,
             Peer::Endpoint => heartbeats.endpoint,
@@ -269,7 +257,7 @@ impl Slot {
         }
         if unanswered {
             leg.missed.set(leg.missed.get().saturating_add(1));
-            self.metrics.shared().heartbeat_missed(peer);
+            self.of.metrics.shared().heartbeat_missed(peer);
             if leg.missed.get() >= missed && leg.answers.get() {
                 return Silence::Lost;
             }
@@ -283,7 +271,7 @@ impl Slot {
 
     /// A fixed number of this tunnel's own, evenly spread over all tunnels.
     fn spread(&self) -> u32 {
-        (self.id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
+        (self.of.id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
     }
 }
 

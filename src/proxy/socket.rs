@@ -52,19 +52,26 @@ fn user_timeout(keepalive: &KeepAlive, stalled: Option<Duration>) -> Option<Dura
     }
 }
 
-/// A listening socket that shares its address with those of the other workers. `[::]` becomes `0.0.0.0` where there is no
-/// IPv6, and says so.
+/// A listening socket that shares its address with those of the other workers.
 ///
 /// # Errors
 /// When the address cannot be bound.
 pub fn listen(address: SocketAddr, settings: &Settings) -> io::Result<std::net::TcpListener> {
-    match bind(address, settings) {
+    bind_or_ipv4(address, |address| bind(address, settings))
+}
+
+/// Binds an address. `[::]` becomes `0.0.0.0` where there is no IPv6, and says so.
+///
+/// # Errors
+/// What `bind` says.
+pub fn bind_or_ipv4<T>(address: SocketAddr, bind: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    match bind(address) {
         Err(error)
             if address.ip() == IpAddr::from([0u16; 8]) && matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL)) =>
         {
             let fallback = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
             tracing::warn!("IPv6 is off on this machine: listening on {fallback} instead of {address}");
-            bind(fallback, settings)
+            bind(fallback)
         }
         result => result,
     }

@@ -20,6 +20,7 @@ pub async fn run(worker: Rc<Worker>) {
     let mut ticker = interval(TICK);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut drain = None;
+    let mut stalled = [0; PER_SECOND as usize];
     let mut last = worker.clock.now();
     loop {
         tokio::select! {
@@ -31,9 +32,12 @@ pub async fn run(worker: Rc<Worker>) {
         // However late the loop is, every tunnel is looked at once a second.
         let missed = now.since(last).min(PER_SECOND);
         for slice in (0..missed).map(|back| (now.0 - back) % PER_SECOND) {
-            look(&worker, now, slice);
+            stalled[slice as usize] = look(&worker, now, slice);
         }
         last = now;
+        if let Some(Padded(gauge)) = worker.shared.metrics.worker_stalled.get(worker.index) {
+            gauge.store(stalled.iter().sum(), Relaxed);
+        }
         if missed > 0 && now.0.is_multiple_of(PER_SECOND) {
             worker.pool.expire();
         }
@@ -49,18 +53,14 @@ pub async fn run(worker: Rc<Worker>) {
     }
 }
 
-/// Judges the tunnels of one slice.
-fn look(worker: &Worker, now: Tick, slice: u32) {
+/// Judges the tunnels of one slice; returns how many of them are stalled.
+fn look(worker: &Worker, now: Tick, slice: u32) -> u64 {
     let mut stalled = 0;
-    worker.each(|slot| {
+    worker.each_in(slice, PER_SECOND, |slot| {
         stalled += u64::from(slot.stalled().is_some());
-        if slot.index.get() % PER_SECOND == slice {
-            slot.judge(now);
-        }
+        slot.judge(now);
     });
-    if let Some(Padded(gauge)) = worker.shared.metrics.worker_stalled.get(worker.index) {
-        gauge.store(stalled, Relaxed);
-    }
+    stalled
 }
 
 /// The pace of this worker's part of a drain: its tunnels, those without messages first, evenly over the window.
@@ -75,7 +75,7 @@ impl Pace {
     fn start(worker: &Worker, now: Tick) -> Self {
         let mut slots = Vec::with_capacity(worker.tunnels());
         worker.each(|slot| slots.push(Rc::clone(slot)));
-        slots.sort_by_key(|slot| (slot.last_message.get(), slot.id));
+        slots.sort_by_key(|slot| (slot.last_message.get(), slot.of.id));
         Self {
             total: slots.len(),
             waiting: slots.into_iter(),

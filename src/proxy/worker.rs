@@ -87,7 +87,7 @@ impl Worker {
     pub fn delist(&self, slot: &Slot) {
         let mut slots = self.slots.borrow_mut();
         let index = slot.index.get() as usize;
-        if slots.get(index).is_some_and(|listed| listed.id == slot.id) {
+        if slots.get(index).is_some_and(|listed| listed.of.id == slot.of.id) {
             slots.swap_remove(index);
             if let Some(moved) = slots.get(index) {
                 moved.index.set(index as u32);
@@ -113,6 +113,13 @@ impl Worker {
     /// Calls `look` for every tunnel.
     pub fn each(&self, mut look: impl FnMut(&Rc<Slot>)) {
         for slot in self.slots.borrow().iter() {
+            look(slot);
+        }
+    }
+
+    /// Calls `look` for every tunnel of one slice of the list out of `slices`.
+    pub fn each_in(&self, slice: u32, slices: u32, mut look: impl FnMut(&Rc<Slot>)) {
+        for slot in self.slots.borrow().iter().skip(slice as usize).step_by(slices as usize) {
             look(slot);
         }
     }
@@ -143,7 +150,7 @@ impl Worker {
             .iter()
             .filter_map(|slot| Some((slot.stalled()?, Rc::clone(slot))))
             .collect();
-        stalled.sort_by_key(|(since, slot)| (*since, slot.id));
+        stalled.sort_by_key(|(since, slot)| (*since, slot.of.id));
         for (_, slot) in stalled {
             if excess == 0 {
                 break;

@@ -26,7 +26,7 @@ impl Tunnel {
             self.send(cx, to, frame::close(code, reason, mask).as_ref());
             let side = self.side(to);
             side.closed_with(Some(code));
-            self.allow(self.slot.rule.timeouts.close_handshake);
+            self.allow(self.slot.of.rule.timeouts.close_handshake);
             return;
         }
         self.side(to).wants.ping = false;

@@ -42,7 +42,7 @@ impl Tunnel {
             Peer::Client => &settings.client_keepalive,
             Peer::Endpoint => &settings.endpoint_keepalive,
         };
-        let send = stalled.then_some(self.slot.rule.timeouts.send);
+        let send = stalled.then_some(self.slot.of.rule.timeouts.send);
         let side = match peer {
             Peer::Client => &self.client,
             Peer::Endpoint => &self.endpoint,
@@ -68,7 +68,7 @@ impl Tunnel {
         if self.client.ended {
             self.endpoint.want_close(codes.endpoint);
         }
-        let patience = self.slot.rule.timeouts.close_handshake;
+        let patience = self.slot.of.rule.timeouts.close_handshake;
         match self.worker.drain_until.get() {
             // During a drain a boundary may come as late as the window's end.
             Some(until) if cause == Cause::Drain => self
@@ -210,7 +210,7 @@ impl Tunnel {
         let now = self.worker.clock.now();
         let is_drained = self.worker.drain_until.get().is_some_and(|until| now >= until);
         let is_short = self.worker.queued.get() > self.worker.shared.settings.queue_budget;
-        let send = ticks(self.slot.rule.timeouts.send);
+        let send = ticks(self.slot.of.rule.timeouts.send);
         let is_slow = |since: Tick| now.since(since) < send; // without a send timeout an end would have no bound
         let owed = |peer| self.side(peer).is_queued() && self.slot.leg(peer).stalled.get().is_some_and(is_slow);
         !is_drained && !is_short && [Peer::Client, Peer::Endpoint].into_iter().any(owed)

@@ -59,23 +59,24 @@ impl Tunnel {
         let leg = self.slot.leg(from);
         leg.life.set(worker.clock.now());
         leg.missed.set(0);
-        leg.bytes.set(leg.bytes.get() + read as u64);
-        let messages = self.pass(cx, from, &scratch[chunk]);
-        self.slot.metrics.relayed(worker.index, from, read as u64, messages);
+        self.pass_counted(cx, from, &scratch[chunk], read);
         read
     }
 
     pub(super) fn relay_early(&mut self, cx: &mut Context<'_>, early: &Early) {
         for (from, bytes) in [(Peer::Endpoint, &early.endpoint), (Peer::Client, &early.client)] {
             if !bytes.is_empty() {
-                let leg = self.slot.leg(from);
-                leg.bytes.set(leg.bytes.get() + bytes.len() as u64);
-                let messages = self.pass(cx, from, bytes);
-                self.slot
-                    .metrics
-                    .relayed(self.worker.index, from, bytes.len() as u64, messages);
+                self.pass_counted(cx, from, bytes, bytes.len());
             }
         }
+    }
+
+    /// Passes a chunk on of which `fresh` bytes were not counted before.
+    fn pass_counted(&mut self, cx: &mut Context<'_>, from: Peer, chunk: &[u8], fresh: usize) {
+        let leg = self.slot.leg(from);
+        leg.bytes.set(leg.bytes.get() + fresh as u64);
+        let messages = self.pass(cx, from, chunk);
+        self.slot.of.metrics.relayed(self.worker.index, from, fresh as u64, messages);
     }
 
     /// Follows the frames of a chunk and sends it on, with what is to be put between two of them. Returns how many messages
