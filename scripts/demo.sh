@@ -7,8 +7,9 @@ cd "$(dirname "$0")/.."
 endpoints=(127.0.0.1:9001 127.0.0.1:9002)
 http=8080
 
-cargo build --release --locked
 holdfast=target/release/holdfast
+[ -x "$holdfast" ] || echo "Building Holdfast: the first time takes some minutes, with every dependency."
+cargo build --release --locked
 
 set -m # each child in a process group of its own: Ctrl-C reaches this script alone, which ends them in order
 children=()
