@@ -15,7 +15,7 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval_at},
 };
 
-use crate::support::{BINARY, CLOSE, Peer, Server, handshake};
+use crate::support::{BINARY, CLOSE, Peer, Server, handshake, header_values};
 
 /// An echo endpoint for a known number of tunnels.
 pub struct Echo {
@@ -75,6 +75,8 @@ async fn echo(mut peer: Peer) -> u16 {
 /// A client with an open tunnel.
 pub struct Client {
     peer: Peer,
+    /// The answer to its handshake.
+    head: String,
     sent: u64,
 }
 
@@ -88,11 +90,16 @@ pub struct Closed {
 
 impl Client {
     pub async fn open(address: SocketAddr, path: &str) -> Self {
+        Self::open_by(address, &handshake(path, "")).await
+    }
+
+    /// Opens one by this request.
+    pub async fn open_by(address: SocketAddr, handshake: &str) -> Self {
         let mut peer = Peer::connect(address).await;
-        peer.write(handshake(path, "")).await;
+        peer.write(handshake).await;
         let head = peer.head().await;
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-        Self { peer, sent: 0 }
+        Self { peer, head, sent: 0 }
     }
 
     /// So many, some at a time.
@@ -169,6 +176,12 @@ impl Client {
 
     pub fn sent(&self) -> u64 {
         self.sent
+    }
+
+    /// The value of a field in the answer to its handshake.
+    #[allow(dead_code, reason = "shared with the cluster tests")]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        header_values(&self.head, name).first().copied()
     }
 
     /// Answers a Close as RFC 6455 says.

@@ -385,8 +385,13 @@ pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// A handshake for `path`, with more header lines.
 pub fn handshake(path: &str, more: &str) -> String {
+    handshake_with("test", path, more)
+}
+
+/// The same with a host.
+pub fn handshake_with(host: &str, path: &str, more: &str) -> String {
     format!(
-        "GET {path} HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: {KEY}\r\n{more}\r\n"
     )
 }

@@ -1,0 +1,30 @@
+//! Holdfast against a real Kubernetes API server: processes, watches, status, and what happens when the server goes away.
+//!
+//! `scripts/cluster.sh -- cargo test --test cluster` runs them; without a cluster they say that they are skipped. All tests
+//! share its control plane, each with a namespace, a class and a host of its own, so that they run side by side; one that
+//! takes the API server down starts a control plane for itself. The harness: [`control_plane`] is Kubernetes, [`namespace`] a
+//! test's own part of it, [`objects`] what is written into it, [`replica`] Holdfast, [`endpoint`] what it forwards to,
+//! and the clients are those of the continuity tests.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+#![allow(dead_code, reason = "the harness is ahead of its tests")]
+
+mod control_plane;
+mod endpoint;
+mod namespace;
+mod objects;
+mod process;
+mod replica;
+#[path = "../integration/support.rs"]
+#[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
+mod support;
+#[path = "../continuity/traffic.rs"]
+#[allow(dead_code, reason = "shared with the continuity tests, which use all of it")]
+mod traffic;
+mod verdicts;
+mod wait;
