@@ -163,14 +163,15 @@ impl Bound {
             class: self.config.class.clone(),
             share_hosts: self.config.host_ownership == HostOwnership::Shared,
         };
-        let control = control::start(
-            &self.source,
-            options,
-            Arc::clone(&published),
-            &registry,
+        let (retirement, retire, in_charge) = drain::new();
+        let wiring = control::Wiring {
+            published: Arc::clone(&published),
+            registry,
             synced,
-            Arc::clone(&reload),
-        )?;
+            reload: Arc::clone(&reload),
+            retire: (retire, in_charge),
+        };
+        let control = control::start(&self.source, options, wiring).await?;
         tracing::info!(http = %self.http, admin = %self.admin, version = env!("CARGO_PKG_VERSION"), "serving");
 
         let mut process = Process {
@@ -179,6 +180,7 @@ impl Bound {
             metrics,
             trigger,
             blocker: Some(blocker),
+            retirement,
             running,
             reload,
             signals,
@@ -222,6 +224,8 @@ struct Process {
     metrics: Arc<Metrics>,
     trigger: Trigger,
     blocker: Option<Blocker>,
+    /// Of the control plane's part in the lead.
+    retirement: Trigger,
     running: Running,
     reload: Arc<Notify>,
     signals: mpsc::Receiver<Signal>,
@@ -268,6 +272,7 @@ impl Process {
         let started = Instant::now();
         let open = self.open();
         tracing::info!(connections = open, ?delay, ?window, "shutting down");
+        self.retirement.close(Duration::ZERO); // whoever goes away writes no status any more
         let cut = tokio::select! {
             () = sleep(delay) => None,
             cut = Self::cut(&mut self.signals, &self.reload) => Some(cut),
@@ -290,6 +295,7 @@ impl Process {
             self.trigger.close(Duration::ZERO);
             let _ = timeout(LAST_WORDS, self.trigger.finished()).await;
         }
+        let _ = timeout(PARTING, self.retirement.finished()).await;
         let exit = cut.unwrap_or(exit);
         tracing::info!(elapsed = ?started.elapsed(), left = self.open(), "ended");
         exit
@@ -380,3 +386,6 @@ const CLOSING: Duration = Duration::from_secs(20);
 
 /// How long a process that was told to end now waits for its Close frames to leave.
 const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// How long it waits for the Leases to be given back, if that is not done yet.
+const PARTING: Duration = Duration::from_secs(2);

@@ -5,7 +5,12 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use crate::{cli, control::Source, proxy::KeepAlive, telemetry::LogFormat};
+use crate::{
+    cli,
+    control::{Access, Cluster, InvalidTiming, Source, Timing},
+    proxy::KeepAlive,
+    telemetry::LogFormat,
+};
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -54,6 +59,16 @@ pub struct Serve {
     /// Serve this one endpoint on every host and path; no file at all
     #[arg(long, value_name = "HOST:PORT", env = "HOLDFAST_TO", help_heading = ROUTES)]
     pub to: Option<String>,
+    /// Serve the objects of the cluster that this file gives access to [default: the files that KUBECONFIG names; without,
+    /// in a pod, the cluster that it runs in]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "manifests"], help_heading = ROUTES)]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig [default: its current one]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["to", "manifests"], help_heading = ROUTES)]
+    pub context: Option<String>,
+    /// Look at the objects of this namespace only; repeatable [default: all namespaces]
+    #[arg(long = "watch-namespace", value_name = "NAME", env = "HOLDFAST_WATCH_NAMESPACE", value_delimiter = ',', help_heading = ROUTES)]
+    pub watch_namespaces: Vec<String>,
     /// Serve routes of this class; objects without a className belong to every class
     #[arg(long, value_name = "NAME", env = "HOLDFAST_CLASS", default_value = "holdfast", help_heading = ROUTES)]
     pub class: String,
@@ -73,6 +88,20 @@ pub struct Serve {
     /// Expect a PROXY protocol header, version 1 or 2, on every connection
     #[arg(long, env = "HOLDFAST_PROXY_PROTOCOL", help_heading = LISTENERS)]
     pub proxy_protocol: bool,
+
+    /// How long others wait for the leader of the class, which writes the status of routes, before one of them takes over
+    #[arg(long, value_name = "DURATION", env = "HOLDFAST_LEASE_DURATION", default_value = "15s", value_parser = duration, help_heading = CLUSTER)]
+    pub lease_duration: Duration,
+    /// When a leader that cannot renew its Lease stops to lead
+    #[arg(long, value_name = "DURATION", env = "HOLDFAST_LEASE_RENEW_DEADLINE", default_value = "10s", value_parser = duration, help_heading = CLUSTER)]
+    pub lease_renew_deadline: Duration,
+    /// How often the Lease is renewed, or looked at
+    #[arg(long, value_name = "DURATION", env = "HOLDFAST_LEASE_RETRY", default_value = "2s", value_parser = duration, help_heading = CLUSTER)]
+    pub lease_retry: Duration,
+    /// How often everything is listed again although nothing seems wrong, give or take a third: shows what a restored
+    /// cluster does not tell
+    #[arg(long, value_name = "DURATION", env = "HOLDFAST_RELIST_INTERVAL", default_value = "45m", value_parser = relist, help_heading = CLUSTER)]
+    pub relist_interval: Duration,
 
     /// Threads that serve connections [default: one per core that this process may use]
     #[arg(long, value_name = "N", env = "HOLDFAST_WORKERS", value_parser = clap::value_parser!(u16).range(1..=256), help_heading = LIMITS)]
@@ -94,10 +123,11 @@ pub struct Serve {
     #[arg(long, value_name = "IDLE,INTERVAL,PROBES", env = "HOLDFAST_ENDPOINT_KEEPALIVE", default_value = "15s,5s,3", value_parser = keepalive, help_heading = LIMITS)]
     pub endpoint_keepalive: KeepAlive,
 
-    /// After SIGTERM, how long new connections are still served while load balancers notice [default: 0s]
+    /// After SIGTERM, how long new connections are still served while load balancers notice [default: 15s in a cluster,
+    /// else 0s]
     #[arg(long, value_name = "DURATION", env = "HOLDFAST_DRAIN_DELAY", value_parser = duration, help_heading = SHUTDOWN)]
     pub drain_delay: Option<Duration>,
-    /// Then, the time over which tunnels are ended [default: 0s]
+    /// Then, the time over which tunnels are ended [default: 240s in a cluster, else 0s]
     #[arg(long, value_name = "DURATION", env = "HOLDFAST_DRAIN_WINDOW", value_parser = duration, help_heading = SHUTDOWN)]
     pub drain_window: Option<Duration>,
     /// The pod's terminationGracePeriodSeconds, to be checked against the two above
@@ -120,9 +150,15 @@ pub struct Serve {
     #[arg(long, value_name = "WHEN", default_value = "auto", global = true, help_heading = OUTPUT)]
     pub color: cli::output::ColorChoice,
 
-    /// This pod's name, for records
+    /// This pod's name, for records and Leases
     #[arg(long, env = "POD_NAME", hide = true, action = ArgAction::Set)]
     pub pod_name: Option<String>,
+    /// This pod's namespace, where its Leases are
+    #[arg(long, env = "POD_NAMESPACE", hide = true, action = ArgAction::Set)]
+    pub pod_namespace: Option<String>,
+    /// This pod's uid, which owns its Lease
+    #[arg(long, env = "POD_UID", hide = true, action = ArgAction::Set)]
+    pub pod_uid: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -142,8 +178,13 @@ pub enum HostOwnership {
 /// What is wrong with a configuration whose parts are each fine.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
-    #[error("no routes: name a folder with --manifests DIR, or one endpoint with --to HOST:PORT")]
+    #[error(
+        "no routes: name a folder with --manifests DIR, one endpoint with --to HOST:PORT, or a cluster with --kubeconfig FILE \
+         or KUBECONFIG; in a pod, the cluster is found by itself"
+    )]
     NoSource,
+    #[error(transparent)]
+    Timing(#[from] InvalidTiming),
     #[error(
         "--grace-period {grace:?} is too short: --drain-delay {delay:?} + --drain-window {window:?} + {CLOSING:?} need {needed:?}"
     )]
@@ -159,13 +200,30 @@ impl Serve {
     /// Where routes come from.
     ///
     /// # Errors
-    /// When nothing says so.
+    /// When nothing says so, or the times of the Leases do not go together.
     pub fn source(&self) -> Result<Source, ConfigError> {
         match (&self.manifests, &self.to) {
             (Some(folder), _) => Ok(Source::Folder(folder.clone())),
             (None, Some(endpoint)) => Ok(Source::Endpoint(endpoint.clone())),
-            (None, None) => Err(ConfigError::NoSource),
+            (None, None) => Ok(Source::Cluster(Box::new(self.cluster()?))),
         }
+    }
+
+    fn cluster(&self) -> Result<Cluster, ConfigError> {
+        let named = self.kubeconfig.clone().map(|file| Access::Kubeconfig {
+            file: Some(file),
+            context: self.context.clone(),
+        });
+        let access = named.or_else(|| Access::of_environment(self.context.as_deref()));
+        Ok(Cluster {
+            access: access.ok_or(ConfigError::NoSource)?,
+            namespaces: self.watch_namespaces.clone(),
+            relist: self.relist_interval,
+            timing: Timing::new(self.lease_duration, self.lease_renew_deadline, self.lease_retry)?,
+            replica: self.pod_name.clone().unwrap_or_else(process_name),
+            lease_namespace: self.pod_namespace.clone(),
+            pod_uid: self.pod_uid.clone(),
+        })
     }
 
     /// Delay and window of a drain.
@@ -173,8 +231,11 @@ impl Serve {
     /// # Errors
     /// When the pod would be killed before its end.
     pub fn drain(&self) -> Result<(Duration, Duration), ConfigError> {
-        let delay = self.drain_delay.unwrap_or_default(); // without a cluster no load balancer has to notice
-        let window = self.drain_window.unwrap_or_default();
+        // Without a cluster no load balancer has to notice.
+        let is_cluster = self.manifests.is_none() && self.to.is_none();
+        let (delay, window) = if is_cluster { CLUSTER_DRAIN } else { Default::default() };
+        let delay = self.drain_delay.unwrap_or(delay);
+        let window = self.drain_window.unwrap_or(window);
         let needed = delay + window + CLOSING;
         match self.grace_period {
             Some(grace) if grace < needed => Err(ConfigError::GraceTooShort {
@@ -208,6 +269,22 @@ fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<crate::api::Duration>()
         .map(Duration::from)
         .map_err(|error| error.to_string())
+}
+
+/// Lists that come faster than this would only be a load on the API server.
+fn relist(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        interval if interval >= LEAST_RELIST => Ok(interval),
+        _ => Err(format!("less than {LEAST_RELIST:?}")),
+    }
+}
+
+/// What sets this process apart from others where there is no pod.
+fn process_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim().to_ascii_lowercase();
+    let host = if host.is_empty() { "holdfast" } else { &host };
+    format!("{host}-{}", std::process::id())
 }
 
 fn keepalive(text: &str) -> Result<KeepAlive, String> {
@@ -260,16 +337,23 @@ fn receive_buffer(text: &str) -> Result<u32, String> {
 /// What a shutdown may take beyond its delay and its window: the longest closing handshake that is usual, and slack.
 pub const CLOSING: Duration = Duration::from_secs(25);
 
+/// Delay and window of a drain in a cluster: its load balancers and kube-proxy need the one, its clients the other.
+const CLUSTER_DRAIN: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(240));
+
+const LEAST_RELIST: Duration = Duration::from_secs(1);
+
 const ABOUT: &str = "The WebSocket ingress that never drops a connection on a config change";
 
 const LONG_ABOUT: &str = "The WebSocket ingress that never drops a connection on a config change, and never ends one without \
-saying why.\n\nWithout a subcommand it serves: the routes of a folder of manifests (--manifests), or one endpoint (--to).";
+saying why.\n\nWithout a subcommand it serves: the routes of the cluster that it runs in or that a kubeconfig gives access to, those of \
+a folder of manifests (--manifests), or one endpoint (--to).";
 
 const AFTER_HELP: &str = "Signals: TERM and INT end tunnels with Close frames and exit (INT at once for a folder), a second one \
 exits now; QUIT exits now;\nHUP reads files again and never ends anything; USR1 writes a summary to the log.\n\
 Exit codes: 0 done; 1 the answer is no, or serving failed; 2 usage or configuration, nothing was bound; 130 on a second INT.";
 
 const ROUTES: &str = "Routes";
+const CLUSTER: &str = "Cluster";
 const LISTENERS: &str = "Listeners";
 const LIMITS: &str = "Limits";
 const SHUTDOWN: &str = "Shutdown";

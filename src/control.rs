@@ -1,13 +1,16 @@
 //! The control plane: objects in, one published [`Snapshot`](crate::routing::Snapshot) out.
 //!
-//! `app` starts it with a [`Source`]. A source becomes a stream of [`Event`](object::Event)s; the [`Index`] takes them in;
+//! `app` starts it with a [`Source`]: a folder, a cluster, or one endpoint. A source becomes a stream of [`Event`](object::Event)s; the [`Index`] takes them in;
 //! [`build`] makes a table and verdicts of it; the table is published. A change of endpoints needs no new table: the index
 //! swaps the Service's set. It never serves a connection and never waits for one.
 
 mod build;
+mod cluster;
 mod compile;
+mod convert;
 mod endpoints;
 mod index;
+mod lease;
 pub mod manifests;
 pub mod metrics;
 pub mod object;
@@ -17,7 +20,10 @@ mod publish;
 mod resolve;
 mod schema;
 mod single;
+mod status;
 mod verdict;
+mod versions;
+mod watch;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -28,19 +34,28 @@ use tokio::{
 };
 
 pub use build::{Built, build};
+pub use cluster::{Access, AccessError, Cluster};
 pub use index::{Change, Index, Settings};
+pub use lease::{InvalidTiming, Timing};
 pub use path::{Fault, FieldPath, Step};
 pub use resolve::lookup;
 pub use single::{InvalidTarget, Target};
 pub use verdict::{Condition, Finding, Reason, Verdict};
 
-use crate::{readiness::Guard, routing::Published};
+use crate::{
+    drain::{self, Blocker},
+    readiness::Guard,
+    routing::Published,
+};
+use cluster::{Read, Session};
 use manifests::Follower;
 use metrics::Metrics;
 use object::Event;
 use policy::Defaults;
 use publish::Publisher;
 use resolve::Resolver;
+use versions::Scope;
+use watch::News;
 
 /// Where routes come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +64,8 @@ pub enum Source {
     Folder(PathBuf),
     /// One endpoint, as `HOST:PORT`: every host and path goes there.
     Endpoint(String),
+    /// The objects of a cluster; followed.
+    Cluster(Box<Cluster>),
 }
 
 /// How routes are looked at.
@@ -67,26 +84,30 @@ pub enum StartError {
     Folder { folder: PathBuf, error: io::Error },
     #[error("--to {0}")]
     Target(#[from] InvalidTarget),
+    #[error(transparent)]
+    Access(#[from] AccessError),
     #[error("cannot register metrics: {0}")]
     Metrics(#[from] prometheus::Error),
 }
 
 /// What a source says.
 #[derive(Debug)]
-pub(crate) enum Message {
+enum Message {
     /// Changes that belong together.
     Events(Vec<Event>),
     /// Everything that was there at the start has been said.
     Synced,
     /// So many things could not be read.
     Trouble(usize),
+    /// Something was heard from the API server.
+    Cluster(Scope, News<Read>),
 }
 
 impl Source {
     /// Checks what can be checked before anything is bound.
     ///
     /// # Errors
-    /// When the folder cannot be read, or the endpoint is none.
+    /// When the folder or the credentials cannot be read, or the endpoint is none.
     pub fn check(&self) -> Result<(), StartError> {
         match self {
             Self::Folder(folder) => manifests::probe(folder).map_err(|error| StartError::Folder {
@@ -94,50 +115,92 @@ impl Source {
                 error,
             }),
             Self::Endpoint(target) => Ok(target.parse::<Target>().map(drop)?),
+            Self::Cluster(cluster) => Ok(cluster.access.check()?),
         }
     }
 }
 
+/// What a control plane is given by whoever starts it.
+#[derive(Debug)]
+pub struct Wiring {
+    /// Where tables are published.
+    pub published: Published,
+    pub registry: Registry,
+    /// Dropped with the first table.
+    pub synced: Guard,
+    /// Files are to be read again.
+    pub reload: Arc<Notify>,
+    /// When it closes, this replica gives up the lead and is counted no longer; then the blocker is dropped.
+    pub retire: (drain::Watch, Blocker),
+}
+
 /// Starts reading the source, and returns what must run for as long as the process does: it publishes the table, for the
-/// first time when everything that is there has been read, and drops `synced` then. `reload` reads files again.
+/// first time when everything that is there has been read.
 ///
 /// # Errors
 /// When the source cannot be read, or the registry has these metrics already.
-pub fn start(
+pub async fn start(
     source: &Source,
     options: Options,
-    published: Published,
-    registry: &Registry,
-    synced: Guard,
-    reload: Arc<Notify>,
+    wiring: Wiring,
 ) -> Result<impl Future<Output = ()> + Send + use<>, StartError> {
     source.check()?;
-    let metrics = Metrics::new(registry)?;
+    let metrics = Metrics::new(&wiring.registry)?;
     let (out, messages) = mpsc::channel(MESSAGES);
-    let (follower, fixed) = match source {
+    let feed = match source {
         Source::Folder(folder) => {
-            let follower = manifests::follow(folder.clone(), out).map_err(|error| StartError::Folder {
+            let follower = manifests::follow(folder.clone(), out);
+            Feed::Folder(follower.map_err(|error| StartError::Folder {
                 folder: folder.clone(),
                 error,
-            })?;
-            (Some(follower), None)
+            })?)
         }
-        Source::Endpoint(target) => (None, Some((target.parse::<Target>()?, out))),
+        Source::Endpoint(target) => Feed::Endpoint {
+            target: target.parse::<Target>()?,
+            _open: out,
+        },
+        Source::Cluster(cluster) => {
+            let session = Session::start(cluster, &options.class, out, &metrics, wiring.retire);
+            Feed::Cluster(Box::new(session.await?))
+        }
     };
     let settings = Settings {
         class: options.class,
         share_hosts: options.share_hosts,
-        external_names: true,
+        external_names: !matches!(feed, Feed::Cluster(_)),
         defaults: Defaults::default(),
     };
     let plane = Plane {
         index: Index::new(settings),
-        publisher: Publisher::new(published, metrics),
+        publisher: Publisher::new(wiring.published, metrics),
+        feed,
         due: None,
         is_synced: false,
-        synced: Some(synced),
+        synced: Some(wiring.synced),
     };
-    Ok(plane.run(messages, fixed, follower, reload))
+    Ok(plane.run(messages, wiring.reload))
+}
+
+/// What must be kept while it is read.
+#[derive(Debug)]
+enum Feed {
+    Folder(Follower),
+    Endpoint {
+        target: Target,
+        /// One endpoint never ends: nobody sends, and the channel stays open.
+        _open: mpsc::Sender<Message>,
+    },
+    Cluster(Box<Session>),
+}
+
+impl Feed {
+    /// Returns when it has failed for good.
+    async fn failed(&mut self) {
+        match self {
+            Self::Cluster(session) => session.failed().await,
+            Self::Folder(_) | Self::Endpoint { .. } => std::future::pending().await,
+        }
+    }
 }
 
 /// The one owner of the index.
@@ -145,6 +208,7 @@ pub fn start(
 struct Plane {
     index: Index,
     publisher: Publisher,
+    feed: Feed,
     /// When to build.
     due: Option<Instant>,
     is_synced: bool,
@@ -153,17 +217,12 @@ struct Plane {
 }
 
 impl Plane {
-    async fn run(
-        mut self,
-        mut messages: mpsc::Receiver<Message>,
-        fixed: Option<(Target, mpsc::Sender<Message>)>,
-        follower: Option<Follower>,
-        reload: Arc<Notify>,
-    ) {
+    async fn run(mut self, mut messages: mpsc::Receiver<Message>, reload: Arc<Notify>) {
         let (answers, mut answered) = mpsc::channel(MESSAGES);
         let mut resolver = Resolver::new(answers);
-        if let Some((target, _)) = &fixed {
-            self.take(Message::Events(target.events()), &mut resolver);
+        if let Feed::Endpoint { target, .. } = &self.feed {
+            let events = target.events();
+            self.take(Message::Events(events), &mut resolver);
             self.take(Message::Synced, &mut resolver);
         }
         loop {
@@ -181,45 +240,70 @@ impl Plane {
                         self.due = Some(Instant::now());
                     }
                 }
-                () = reload.notified() => match &follower {
-                    Some(follower) => follower.reload(),
-                    None => tracing::info!("nothing to reload"),
+                () = reload.notified() => match &self.feed {
+                    Feed::Folder(follower) => follower.reload(),
+                    Feed::Endpoint { .. } | Feed::Cluster(_) => tracing::info!("nothing to reload"),
                 },
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    self.due = None;
-                    self.index.forget_unreferenced();
-                    self.publisher.publish(&self.index);
-                    self.synced = None;
-                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.publish(),
+                () = self.feed.failed() => return,
             }
+        }
+    }
+
+    fn publish(&mut self) {
+        self.due = None;
+        self.index.forget_unreferenced();
+        self.publisher.publish(&self.index);
+        self.synced = None;
+        if let Feed::Cluster(session) = &self.feed {
+            session.published(&self.publisher);
         }
     }
 
     fn take(&mut self, message: Message, resolver: &mut Resolver) {
         match message {
             Message::Trouble(count) => self.publisher.metrics().trouble(count),
-            Message::Synced => {
-                self.is_synced = true;
-                // The first table waits for addresses, so that ready means ready; but not for ever.
-                let patience = if resolver.is_settled() {
-                    Duration::ZERO
-                } else {
-                    FIRST_ANSWERS
-                };
-                self.due = Some(Instant::now() + patience);
-            }
+            Message::Synced => self.is_complete(resolver),
             Message::Events(events) => {
-                let mut change = Change::Nothing;
-                for event in events {
-                    self.publisher.metrics().event(&event);
-                    change = change.max(self.index.apply(event));
+                events.iter().for_each(|event| self.publisher.metrics().event(event));
+                self.apply(events, resolver);
+            }
+            Message::Cluster(scope, news) => {
+                let Feed::Cluster(session) = &mut self.feed else { return };
+                let events = session.take(&self.index, self.publisher.metrics(), scope, news);
+                let is_complete = session.is_complete();
+                self.apply(events, resolver);
+                if is_complete && !self.is_synced {
+                    self.is_complete(resolver);
                 }
-                if change == Change::Table {
-                    resolver.want(self.index.external_hosts());
-                    if self.is_synced {
-                        self.due.get_or_insert_with(|| Instant::now() + DEBOUNCE);
-                    }
+                if let (Feed::Cluster(session), None) = (&self.feed, self.due) {
+                    session.still_published();
                 }
+            }
+        }
+    }
+
+    /// Everything that was there at the start is known.
+    fn is_complete(&mut self, resolver: &Resolver) {
+        self.is_synced = true;
+        // The first table waits for addresses, so that ready means ready; but not for ever.
+        let patience = if resolver.is_settled() {
+            Duration::ZERO
+        } else {
+            FIRST_ANSWERS
+        };
+        self.due = Some(Instant::now() + patience);
+    }
+
+    fn apply(&mut self, events: Vec<Event>, resolver: &mut Resolver) {
+        let mut change = Change::Nothing;
+        for event in events {
+            change = change.max(self.index.apply(event));
+        }
+        if change == Change::Table {
+            resolver.want(self.index.external_hosts());
+            if self.is_synced {
+                self.due.get_or_insert_with(|| Instant::now() + DEBOUNCE);
             }
         }
     }
@@ -258,16 +342,15 @@ mod tests {
             class: "holdfast".to_owned(),
             share_hosts: false,
         };
-        let guard = readiness.wait_for("routes");
-        let plane = start(
-            &source,
-            options,
-            Arc::clone(&published),
-            &Registry::new(),
-            guard,
-            Arc::clone(&reload),
-        )
-        .unwrap();
+        let (_trigger, watch, blocker) = drain::new();
+        let wiring = Wiring {
+            published: Arc::clone(&published),
+            registry: Registry::new(),
+            synced: readiness.wait_for("routes"),
+            reload: Arc::clone(&reload),
+            retire: (watch, blocker),
+        };
+        let plane = start(&source, options, wiring).await.unwrap();
         let task = tokio::spawn(plane);
         until(|| readiness.missing().is_empty()).await;
         Running {

@@ -315,6 +315,7 @@ mod tests {
             Reason::InvalidKind,
             Reason::UnsupportedProtocol,
             Reason::Programmed,
+            Reason::Pending,
             Reason::Invalid,
             Reason::Shadowed,
         ];
@@ -332,6 +333,7 @@ mod tests {
         | Reason::InvalidKind
         | Reason::UnsupportedProtocol
         | Reason::Programmed
+        | Reason::Pending
         | Reason::Invalid
         | Reason::Shadowed) = all[0];
     }

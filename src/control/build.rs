@@ -78,6 +78,9 @@ impl<'a> Owners<'a> {
     /// Claims a route's hostnames, all or none. Routes come oldest first.
     fn claim(&mut self, index: &Index, entry: &'a Entry) -> Vec<Finding> {
         let route = &entry.route;
+        if !route.unreadable.is_empty() {
+            return Vec::new(); // nobody knows which
+        }
         let path = FieldPath::of(["spec", "hostnames"]);
         let named = route
             .spec

@@ -127,6 +127,16 @@ impl Index {
         self.routes.values().map(|entry| &entry.route)
     }
 
+    /// The names of the objects of this kind; of routes, those of our class.
+    pub(super) fn names(&self, kind: ObjectKind) -> Box<dyn Iterator<Item = &ObjectName> + '_> {
+        match kind {
+            ObjectKind::WebSocketRoute => Box::new(self.routes.keys()),
+            ObjectKind::Service => Box::new(self.services.keys()),
+            ObjectKind::EndpointSlice => Box::new(self.slices.keys()),
+            ObjectKind::ReferenceGrant => Box::new(self.grants.keys()),
+        }
+    }
+
     pub fn service(&self, name: &ObjectName) -> Option<&Service> {
         self.services.get(name)
     }
@@ -170,7 +180,8 @@ impl Index {
             old.route = route; // it may stand somewhere else
             return Change::Nothing;
         }
-        let compiled = compile(&route.name, &route.spec, &self.settings.defaults);
+        let mut compiled = compile(&route.name, &route.spec, &self.settings.defaults);
+        compiled.faults.splice(..0, route.unreadable.iter().cloned());
         let mut services = BTreeSet::new();
         for reference in compiled.rules.iter().flat_map(|rule| &rule.references) {
             let ports = self.cells.entry(reference.service.clone()).or_default();

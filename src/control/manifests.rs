@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-pub(crate) use follow::{Follower, follow};
+pub(in crate::control) use follow::{Follower, follow};
 pub use yaml::Span;
 
 use super::{

@@ -8,14 +8,15 @@ use prometheus::{GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, In
 
 use super::{object::Event, object::ObjectKind, verdict::Verdict};
 
-/// The control plane's metrics.
-#[derive(Debug)]
+/// The control plane's metrics. A clone counts the same.
+#[derive(Clone, Debug)]
 pub(super) struct Metrics {
     routes: IntGaugeVec,
     generation: IntGauge,
     build: Histogram,
     last_event: GaugeVec,
     errors: IntCounterVec,
+    leader: IntGauge,
 }
 
 impl Metrics {
@@ -33,12 +34,14 @@ impl Metrics {
                 &names::WATCH_LAST_EVENT_TIMESTAMP_SECONDS.label_names(),
             )?,
             errors: IntCounterVec::new(names::WATCH_ERRORS_TOTAL.opts(), &names::WATCH_ERRORS_TOTAL.label_names())?,
+            leader: IntGauge::with_opts(names::LEADER.opts())?,
         };
         registry.register(Box::new(metrics.routes.clone()))?;
         registry.register(Box::new(metrics.generation.clone()))?;
         registry.register(Box::new(metrics.build.clone()))?;
         registry.register(Box::new(metrics.last_event.clone()))?;
         registry.register(Box::new(metrics.errors.clone()))?;
+        registry.register(Box::new(metrics.leader.clone()))?;
         metrics.errors.with_label_values(&[MANIFEST]).reset();
         Ok(metrics)
     }
@@ -59,13 +62,25 @@ impl Metrics {
     }
 
     pub(super) fn event(&self, event: &Event) {
-        let kind = match event {
+        self.heard(match event {
             Event::Apply(object) => object.key().kind,
             Event::Delete(key) => key.kind,
             Event::Resolved { .. } => ObjectKind::Service,
-        };
+        });
+    }
+
+    /// Something was said about objects of this kind, were it that nothing has changed.
+    pub(super) fn heard(&self, kind: ObjectKind) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_event.with_label_values(&[kind.word()]).set(now.as_secs_f64());
+    }
+
+    pub(super) fn watch_failed(&self, kind: ObjectKind) {
+        self.errors.with_label_values(&[kind.word()]).inc();
+    }
+
+    pub(super) fn leading(&self, leads: bool) {
+        self.leader.set(leads.into());
     }
 
     pub(super) fn trouble(&self, count: usize) {

@@ -4,7 +4,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::manifests::Origin;
+use super::{manifests::Origin, path::Fault};
 use crate::{api::WebSocketRouteSpec, routing::ObjectName};
 
 /// Something changed.
@@ -50,6 +50,8 @@ pub struct Route {
     pub created: i64,
     pub generation: Option<i64>,
     pub spec: WebSocketRouteSpec,
+    /// Why this build cannot read the spec, which is empty then. Only in a cluster, whose definition may be of another version.
+    pub unreadable: Vec<Fault>,
     /// Where it stands in a file.
     pub origin: Option<Arc<Origin>>,
 }
@@ -57,7 +59,7 @@ pub struct Route {
 impl PartialEq for Route {
     fn eq(&self, other: &Self) -> bool {
         let key = |route: &Self| (route.created, route.generation);
-        self.name == other.name && key(self) == key(other) && self.spec == other.spec
+        self.name == other.name && key(self) == key(other) && self.spec == other.spec && self.unreadable == other.unreadable
     }
 }
 

@@ -17,7 +17,8 @@ use crate::routing::{ObjectName, Published, Snapshot};
 pub(super) struct Publisher {
     published: Published,
     metrics: Metrics,
-    verdicts: BTreeMap<ObjectName, Verdict>,
+    /// Of all routes; one that says the same as before is the same one.
+    verdicts: BTreeMap<ObjectName, Arc<Verdict>>,
     /// Of the published table.
     rules: Rules,
 }
@@ -34,6 +35,11 @@ impl Publisher {
 
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// What became of each route in the published table.
+    pub(super) fn verdicts(&self) -> &BTreeMap<ObjectName, Arc<Verdict>> {
+        &self.verdicts
     }
 
     /// Publishes what the index comes to.
@@ -55,14 +61,18 @@ impl Publisher {
         let mut now = BTreeMap::new();
         for verdict in verdicts {
             let before = self.verdicts.get(&verdict.route);
+            if let Some(before) = before.filter(|before| ***before == verdict) {
+                now.insert(verdict.route, Arc::clone(before));
+                continue;
+            }
             if before.is_some_and(|before| !before.is_clean()) && verdict.is_clean() {
                 tracing::info!("WebSocketRoute {}: everything is in order again", verdict.route);
             }
-            let known: Vec<&Finding> = before.into_iter().flat_map(Verdict::findings).collect();
+            let known: Vec<&Finding> = before.into_iter().flat_map(|before| before.findings()).collect();
             for finding in verdict.findings().filter(|finding| !known.contains(finding)) {
                 warn(routes.get(&verdict.route).copied(), &verdict.route, finding);
             }
-            now.insert(verdict.route.clone(), verdict);
+            now.insert(verdict.route.clone(), Arc::new(verdict));
         }
         self.verdicts = now;
     }

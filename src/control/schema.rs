@@ -83,6 +83,19 @@ impl Schema {
         let root = FieldPath::default();
         let mut faults = Vec::new();
         self.find_unknown(object, &root, &mut faults);
+        self.check_all(object, faults)
+    }
+
+    /// The same, except that fields which the schema does not have mean nothing.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn admit_known(&self, object: &mut Value) -> Result<(), Vec<Fault>> {
+        self.check_all(object, Vec::new())
+    }
+
+    fn check_all(&self, object: &mut Value, mut faults: Vec<Fault>) -> Result<(), Vec<Fault>> {
+        let root = FieldPath::default();
         self.fill(object);
         self.check(object, &root, &mut faults);
         if faults.is_empty() {
@@ -110,13 +123,15 @@ impl Schema {
         }
     }
 
-    /// Puts defaults where fields are absent, or null.
+    /// Puts defaults where fields are absent. Null is as absent, as it is to an API server where `nullable` does not say
+    /// otherwise; not in a list.
     fn fill(&self, value: &mut Value) {
         match (&self.kind, value) {
             (Kind::Object { fields, .. }, Value::Object(given)) => {
+                given.retain(|name, value| !(value.is_null() && fields.contains_key(name)));
                 for (name, field) in fields {
                     if let Some(default) = &field.default
-                        && given.get(name).is_none_or(Value::is_null)
+                        && !given.contains_key(name)
                     {
                         given.insert(name.clone(), default.clone());
                     }

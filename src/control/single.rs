@@ -66,6 +66,7 @@ impl Target {
             name,
             created: 0,
             generation: None,
+            unreadable: Vec::new(),
             spec,
             origin: None,
         };

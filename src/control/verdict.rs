@@ -39,6 +39,7 @@ pub enum Reason {
     InvalidKind,
     UnsupportedProtocol,
     Programmed,
+    Pending,
     Invalid,
     Shadowed,
 }
@@ -89,11 +90,16 @@ fn condition(kind: &'static str, fine: Reason, findings: &[Finding]) -> Conditio
         kind,
         status: findings.is_empty(),
         reason: findings.first().map_or(fine, |finding| finding.reason),
-        message: findings
-            .iter()
-            .map(|finding| finding.fault.to_string())
-            .collect::<Vec<_>>()
-            .join("; "),
+        message: findings.iter().map(Finding::to_string).collect::<Vec<_>>().join("; "),
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.fix {
+            Some(fix) => write!(f, "{}: {fix}", self.fault),
+            None => fmt::Display::fmt(&self.fault, f),
+        }
     }
 }
 

@@ -346,10 +346,11 @@ pub(super) const ENTRIES: &[Entry] = &[
     Entry {
         word: "Programmed",
         kind: Kind::Condition,
-        brief: "This generation of the object is being served.",
-        how: "True with reason Programmed; False with Invalid, when it was not accepted.",
+        brief: "Every replica serves this generation of the object.",
+        how: "True with reason Programmed, and then for as long as the generation is the same; Unknown with Pending, while a \
+              replica does not serve it yet; False with Invalid, when it was not accepted. It says nothing about endpoints.",
         seen: "kubectl wait --for=condition=Programmed waits for it.",
-        fix: "Where it is False, look at Accepted.",
+        fix: "Where it is False, look at Accepted; where it stays Unknown, look up Pending.",
     },
     Entry {
         word: "Conflicted",
@@ -407,6 +408,15 @@ pub(super) const ENTRIES: &[Entry] = &[
         how: "The port is not TCP, or its appProtocol names a protocol other than plain HTTP/1.1 or WebSocket.",
         seen: "ResolvedRefs=False; that share of the rule's handshakes gets 500 unresolved_backend.",
         fix: "Refer to the port that speaks HTTP/1.1, or correct its appProtocol.",
+    },
+    Entry {
+        word: "Pending",
+        kind: Kind::ConditionReason("Programmed"),
+        brief: "Not every replica serves this generation of the object yet.",
+        how: "Each replica says in a Lease of its own how far its table reaches, and the leader compares. It takes moments, \
+              unless a replica cannot reach the API server.",
+        seen: "Programmed=Unknown; the message counts the replicas and names those that are waited for.",
+        fix: "Look at the log of the replica that is named. One that has died is waited for until its Lease expires, 30 s.",
     },
     Entry {
         word: "Invalid",

@@ -46,7 +46,7 @@ enum Wake {
 ///
 /// # Errors
 /// When `root` cannot be looked at, or no thread can be started.
-pub(crate) fn follow(root: PathBuf, out: mpsc::Sender<Message>) -> io::Result<Follower> {
+pub(in crate::control) fn follow(root: PathBuf, out: mpsc::Sender<Message>) -> io::Result<Follower> {
     probe(&root)?;
     let (wake, woken) = channel();
     let watch = Watch::new(&root, wake.clone());

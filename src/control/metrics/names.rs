@@ -5,12 +5,13 @@ use prometheus::proto::MetricType;
 use crate::telemetry::metric::Name;
 
 /// All of them.
-pub const ALL: [Name; 5] = [
+pub const ALL: [Name; 6] = [
     ROUTES,
     SNAPSHOT_GENERATION,
     SNAPSHOT_BUILD_DURATION_SECONDS,
     WATCH_LAST_EVENT_TIMESTAMP_SECONDS,
     WATCH_ERRORS_TOTAL,
+    LEADER,
 ];
 
 pub const ROUTES: Name = Name {
@@ -35,11 +36,17 @@ pub const WATCH_LAST_EVENT_TIMESTAMP_SECONDS: Name = Name {
     name: "holdfast_watch_last_event_timestamp_seconds",
     kind: MetricType::GAUGE,
     labels: "kind",
-    help: "When an object of the kind last changed, or was last read at the start.",
+    help: "When something was last heard of the kind: a change, or from an API server that there is none. How old the view is.",
 };
 pub const WATCH_ERRORS_TOTAL: Name = Name {
     name: "holdfast_watch_errors_total",
     kind: MetricType::COUNTER,
     labels: "kind",
-    help: "Reads that failed: for kind Manifest, problems found in files.",
+    help: "Lists and watches that failed, by kind; for kind Manifest, problems found in files.",
+};
+pub const LEADER: Name = Name {
+    name: "holdfast_leader",
+    kind: MetricType::GAUGE,
+    labels: "",
+    help: "1 while this replica writes the status of routes, else 0; one replica of a class does.",
 };

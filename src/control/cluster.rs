@@ -1,0 +1,307 @@
+//! A cluster as the source of routes: reaches the API server, follows every kind of object there, and takes what is heard
+//! into events for the index. Never waits for the API server with anything that is already known.
+
+mod access;
+mod read;
+mod view;
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, Client, core::ObjectMeta};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+pub use access::{Access, AccessError};
+pub(super) use read::{Read, RouteState};
+use view::View;
+
+use super::{
+    Message, convert,
+    index::Index,
+    lease::{self, Identity, Pod, Timing},
+    metrics::Metrics,
+    object::{Event, ObjectKind},
+    path::FieldPath,
+    publish::Publisher,
+    status::{self, Ledger, Writer},
+    versions::{Scope, Versions},
+    watch::{News, Target, Watched, follow},
+};
+use crate::drain::{self, Blocker};
+
+/// How routes are read from a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    pub access: Access,
+    /// The namespaces whose objects are looked at; empty: all.
+    pub namespaces: Vec<String>,
+    /// When everything is listed again although nothing seems wrong, give or take a third.
+    pub relist: Duration,
+    pub timing: Timing,
+    /// This replica's name among those of its class.
+    pub replica: String,
+    /// Where the Leases of the class are; `None`: where the credentials belong.
+    pub lease_namespace: Option<String>,
+    /// The uid of the pod that this process runs in.
+    pub pod_uid: Option<String>,
+}
+
+/// A kind and where an API server has it.
+struct Collection {
+    kind: ObjectKind,
+    /// Group versions, the best one first.
+    versions: &'static [&'static str],
+    plural: &'static str,
+    optional: bool,
+}
+
+impl Collection {
+    /// URL paths of the objects in one namespace, or in all.
+    fn paths(&self, namespace: Option<&str>) -> Vec<String> {
+        let namespace = namespace.map_or_else(String::new, |namespace| format!("namespaces/{namespace}/"));
+        let path = |version: &&str| format!("{version}/{namespace}{}", self.plural);
+        self.versions.iter().map(path).collect()
+    }
+}
+
+/// What is followed: each kind in each namespace.
+pub(super) fn scopes(namespaces: &[String]) -> Vec<Scope> {
+    let namespaces: Vec<Option<Arc<str>>> = match namespaces {
+        [] => vec![None],
+        named => named.iter().map(|namespace| Some(Arc::from(namespace.as_str()))).collect(),
+    };
+    let of_kind = |collection: &Collection| {
+        let kind = collection.kind;
+        namespaces.clone().into_iter().map(move |namespace| Scope { kind, namespace })
+    };
+    COLLECTIONS.iter().flat_map(of_kind).collect()
+}
+
+/// A cluster that is being followed.
+#[derive(Debug)]
+pub(super) struct Session {
+    view: View,
+    ledger: Arc<Ledger>,
+    /// What this replica's table includes; `None` before the first.
+    served: watch::Sender<Option<Versions>>,
+    tasks: JoinSet<()>,
+    retire: drain::Watch,
+}
+
+impl Session {
+    /// Starts following everything, and competing for the lead. `out` is told what is heard; `retire` ends the part in the
+    /// lead, and the blocker is dropped when that has been given back.
+    pub(super) async fn start(
+        cluster: &Cluster,
+        class: &str,
+        out: mpsc::Sender<Message>,
+        metrics: &Metrics,
+        (retire, blocker): (drain::Watch, Blocker),
+    ) -> Result<Self, AccessError> {
+        let client = cluster.access.client().await?;
+        let identity = Arc::new(cluster.identity(class, client.default_namespace()));
+        let ledger = Arc::new(Ledger::default());
+        let mut tasks = JoinSet::new();
+        follow_all(&client, cluster, &Arc::from(class), &out, &mut tasks);
+
+        let (served, serving) = watch::channel(None);
+        let (lead, leading) = watch::channel(false);
+        let leases: Api<Lease> = Api::namespaced(client.clone(), &identity.namespace);
+        let candidate = lease::elect(leases.clone(), Arc::clone(&identity), cluster.timing, lead, retire.clone());
+        let notice = lease::announce(leases, Arc::clone(&identity), serving.clone(), retire.clone());
+        tasks.spawn(async move {
+            tokio::join!(candidate, notice);
+            drop(blocker);
+        });
+        let (told, leases) = mpsc::channel(LEASES);
+        tasks.spawn(follow(lease_target(&client, cluster, &identity), lease_of, |news| news, told));
+        tasks.spawn(status::write(Writer {
+            client,
+            ledger: Arc::clone(&ledger),
+            replica: identity.replica.clone(),
+            served: serving,
+            leading: leading.clone(),
+            leases,
+        }));
+        tasks.spawn(count(leading, metrics.clone()));
+        Ok(Self {
+            view: View::new(scopes(&cluster.namespaces), Arc::clone(&ledger)),
+            ledger,
+            served,
+            tasks,
+            retire,
+        })
+    }
+
+    /// Takes in what was heard; what it means for the index is returned.
+    pub(super) fn take(&mut self, index: &Index, metrics: &Metrics, scope: Scope, news: News<Read>) -> Vec<Event> {
+        self.view.take(index, metrics, scope, news)
+    }
+
+    /// Whether everything that there is has been listed once.
+    pub(super) fn is_complete(&self) -> bool {
+        self.view.is_complete()
+    }
+
+    /// A table has been published that includes everything that was heard.
+    pub(super) fn published(&self, publisher: &Publisher) {
+        self.ledger.judged(publisher.verdicts());
+        self.served.send_replace(Some(self.view.reached().clone()));
+    }
+
+    /// The published table includes everything that was heard, too. Nobody waits for that: it is said when there is more.
+    pub(super) fn still_published(&self) {
+        self.served.send_if_modified(|served| {
+            if served.is_some() {
+                *served = Some(self.view.reached().clone());
+            }
+            false
+        });
+    }
+
+    /// Returns when a part has ended that must not.
+    pub(super) async fn failed(&mut self) {
+        loop {
+            match self.tasks.join_next().await {
+                Some(_) if self.retire.is_closing() => {}
+                Some(_) => return,
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+impl Cluster {
+    fn identity(&self, class: &str, default_namespace: &str) -> Identity {
+        Identity {
+            class: class.to_owned(),
+            replica: self.replica.clone(),
+            namespace: self.lease_namespace.clone().unwrap_or_else(|| default_namespace.to_owned()),
+            pod: self.pod_uid.clone().map(|uid| Pod {
+                name: self.replica.clone(),
+                uid,
+            }),
+        }
+    }
+}
+
+fn follow_all(client: &Client, cluster: &Cluster, class: &Arc<str>, out: &mpsc::Sender<Message>, tasks: &mut JoinSet<()>) {
+    for scope in scopes(&cluster.namespaces) {
+        let Some(collection) = COLLECTIONS.iter().find(|collection| collection.kind == scope.kind) else {
+            continue;
+        };
+        let target = Target {
+            client: client.clone(),
+            paths: collection.paths(scope.namespace.as_deref()),
+            optional: collection.optional,
+            label_selector: None,
+            relist: cluster.relist,
+        };
+        let (kind, class) = (scope.kind, Arc::clone(class));
+        let read = move |object| read::read(kind, &class, object);
+        let wrap = move |news| Message::Cluster(scope.clone(), news);
+        tasks.spawn(follow(target, read, wrap, out.clone()));
+    }
+}
+
+/// The Leases of the replicas of our class.
+fn lease_target(client: &Client, cluster: &Cluster, identity: &Identity) -> Target {
+    Target {
+        client: client.clone(),
+        paths: vec![format!(
+            "/apis/coordination.k8s.io/v1/namespaces/{}/leases",
+            identity.namespace
+        )],
+        optional: false,
+        label_selector: Some(identity.selector()),
+        relist: cluster.relist,
+    }
+}
+
+fn lease_of(watched: Watched) -> Lease {
+    let Watched { metadata, mut fields } = watched;
+    let spec = fields.remove("spec").unwrap_or_default();
+    Lease {
+        metadata: ObjectMeta {
+            name: Some(metadata.name),
+            labels: Some(metadata.labels),
+            annotations: Some(metadata.annotations),
+            ..ObjectMeta::default()
+        },
+        spec: convert::from_value(spec, &FieldPath::of(["spec"])).ok(),
+    }
+}
+
+/// Keeps the metric that says who leads.
+async fn count(mut leading: watch::Receiver<bool>, metrics: Metrics) {
+    loop {
+        metrics.leading(*leading.borrow_and_update());
+        if leading.changed().await.is_err() {
+            metrics.leading(false);
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// News of Leases that wait before their reader does.
+const LEASES: usize = 64;
+
+const COLLECTIONS: [Collection; 4] = [
+    Collection {
+        kind: ObjectKind::WebSocketRoute,
+        versions: &["/apis/holdfast.dev/v1alpha1"],
+        plural: "websocketroutes",
+        optional: false,
+    },
+    Collection {
+        kind: ObjectKind::Service,
+        versions: &["/api/v1"],
+        plural: "services",
+        optional: false,
+    },
+    Collection {
+        kind: ObjectKind::EndpointSlice,
+        versions: &["/apis/discovery.k8s.io/v1"],
+        plural: "endpointslices",
+        optional: false,
+    },
+    Collection {
+        kind: ObjectKind::ReferenceGrant,
+        versions: &[
+            "/apis/gateway.networking.k8s.io/v1",
+            "/apis/gateway.networking.k8s.io/v1beta1",
+        ],
+        plural: "referencegrants",
+        optional: true,
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_followed_in_every_namespace() {
+        assert_eq!(scopes(&[]).len(), ObjectKind::ALL.len());
+        let named = scopes(&["chat".to_owned(), "web".to_owned()]);
+        assert_eq!(named.len(), 2 * ObjectKind::ALL.len());
+        let text: Vec<String> = named.iter().map(ToString::to_string).collect();
+        assert!(text.contains(&"EndpointSlice/web".to_owned()), "{text:?}");
+    }
+
+    #[test]
+    fn paths_are_those_of_an_api_server() {
+        let paths = |index: usize, namespace| COLLECTIONS[index].paths(namespace);
+        assert_eq!(paths(1, None), ["/api/v1/services"]);
+        assert_eq!(
+            paths(3, Some("chat")),
+            [
+                "/apis/gateway.networking.k8s.io/v1/namespaces/chat/referencegrants",
+                "/apis/gateway.networking.k8s.io/v1beta1/namespaces/chat/referencegrants"
+            ]
+        );
+    }
+}
