@@ -94,7 +94,6 @@ pub struct WebSocketRouteSpec {
     #[x_kube(
         validation = Rule::new("self.all(a, !has(a.name) || self.exists_one(b, has(b.name) && b.name == a.name))")
             .message("each rule's name must be unique in the route")
-            .reason(Reason::FieldValueDuplicate)
     )]
     pub rules: Vec<RouteRule>,
 

@@ -126,12 +126,23 @@ impl ControlPlane {
         out
     }
 
+    /// Whether its audit log can be read: not that of a cluster of the user's.
+    pub fn has_audit(&self) -> bool {
+        self.dir.is_some()
+    }
+
     /// The audit log so far: one `audit.k8s.io/v1` Event for each answered request of anybody but the control plane itself.
     pub fn audit(&self) -> Vec<Value> {
+        self.audit_of("")
+    }
+
+    /// Those of its lines that have `text` in them: all tests share one log.
+    pub fn audit_of(&self, text: &str) -> Vec<Value> {
         let log = fs::read_to_string(self.file("audit.log")).unwrap();
         // The last line may be half written.
         let whole = log.rfind('\n').map_or("", |end| &log[..end]);
-        whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let lines = whole.lines().filter(|line| line.contains(text));
+        lines.map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Ends a component at once; it is started again at once.

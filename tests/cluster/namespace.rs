@@ -104,14 +104,15 @@ impl Namespace {
         self.api_of(object).patch(name, &apply, &Patch::Apply(object)).await
     }
 
-    /// Asks the API server whether it would admit an object; nothing is kept.
+    /// Asks the API server whether it would admit a new object, the way `kubectl apply` does; nothing is kept.
     ///
     /// # Errors
     /// Those of the API server.
-    pub async fn dry_run(&self, object: &Value) -> Result<DynamicObject, Error> {
-        let name = object["metadata"]["name"].as_str().expect("objects have names");
-        let apply = PatchParams::apply("holdfast-tests").force().validation_strict().dry_run();
-        self.api_of(object).patch(name, &apply, &Patch::Apply(object)).await
+    pub async fn dry_run(&self, object: &Value) -> Result<(), Error> {
+        let url = self.api_of(object).resource_url().to_owned() + "?dryRun=All&fieldValidation=Strict";
+        let request = http::Request::post(url).header("content-type", "application/json");
+        let request = request.body(object.to_string().into_bytes()).unwrap();
+        self.client.request::<Value>(request).await.map(drop)
     }
 
     /// Each document of a text.
