@@ -8,7 +8,11 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::process::Process;
+use crate::{
+    namespace::Namespace,
+    objects::{service, slice_of},
+    process::Process,
+};
 
 /// The port of every echo endpoint.
 pub const PORT: u16 = 8080;
@@ -28,7 +32,11 @@ impl Echo {
 
     /// The same on this address.
     pub async fn at(address: IpAddr, name: &str) -> Self {
-        let address = SocketAddr::new(address, PORT);
+        Self::on(SocketAddr::new(address, PORT), name).await
+    }
+
+    /// The same on this address and port.
+    pub async fn on(address: SocketAddr, name: &str) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
         command.args(["echo", "--quiet", "--name", name, "--listen", &address.to_string()]);
         let process = Process::spawn(name, &mut command);
@@ -38,6 +46,14 @@ impl Echo {
             name: name.to_owned(),
             address,
         }
+    }
+
+    /// Starts one as the only endpoint of a new Service; both have the name.
+    pub async fn behind(namespace: &Namespace, name: &str) -> Self {
+        let echo = Self::start(name).await;
+        namespace.apply(&service(name)).await;
+        namespace.apply(&slice_of(name, name, &[&echo])).await;
+        echo
     }
 
     pub fn ip(&self) -> IpAddr {
