@@ -14,12 +14,15 @@
 )]
 #![allow(dead_code, reason = "the harness is ahead of its tests")]
 
+mod account;
 mod control_plane;
 mod endpoint;
 mod namespace;
 mod objects;
 mod process;
 mod replica;
+mod replicas;
+mod routes;
 #[path = "../integration/support.rs"]
 #[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
 mod support;

@@ -55,6 +55,12 @@ impl Replica {
         self
     }
 
+    /// Another class than the namespace's.
+    pub fn class(mut self, class: &str) -> Self {
+        class.clone_into(&mut self.class);
+        self
+    }
+
     /// The address that it listens on, instead of loopback.
     pub fn ip(mut self, ip: IpAddr) -> Self {
         self.ip = ip;
