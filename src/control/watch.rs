@@ -4,7 +4,7 @@
 //! API server was last heard, nor up to which resourceVersion nothing has changed, and its list may wait for ever; how old
 //! the view is, and what a replica serves, could not be said with it.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, mem, time::Duration};
 
 use futures::{TryStreamExt, pin_mut};
 use kube::{
@@ -123,6 +123,7 @@ pub(super) async fn follow<T, M>(
         reached: None,
         relist_at: Instant::now(),
         failures: 0,
+        outdated: 0,
     };
     loop {
         let pause = match follower.advance().await {
@@ -130,10 +131,13 @@ pub(super) async fn follow<T, M>(
             Err(Stop::Closed) => return,
             Err(Stop::Outdated) => {
                 follower.reached = None;
-                follower.pause(SPREAD, Duration::ZERO)
+                follower.failures = 0; // it is there again, and says so
+                follower.outdated += 1;
+                pause(SPREAD, follower.outdated)
             }
             Err(Stop::Failed(failure)) => {
-                let pause = follower.pause(FIRST_PAUSE, failure.asked());
+                follower.failures += 1;
+                let pause = pause(FIRST_PAUSE, follower.failures).max(failure.asked());
                 if follower.tell(News::Failed(failure)).await.is_err() {
                     return;
                 }
@@ -159,6 +163,8 @@ struct Follower<T, M, R: Fn(Watched) -> T, W: Fn(News<T>) -> M> {
     relist_at: Instant,
     /// In a row, without anything heard on a watch.
     failures: u32,
+    /// How often in a row a watch could not go on from where the list or the last watch had come to.
+    outdated: u32,
 }
 
 impl<T, M, R: Fn(Watched) -> T, W: Fn(News<T>) -> M> Follower<T, M, R, W> {
@@ -248,12 +254,12 @@ impl<T, M, R: Fn(Watched) -> T, W: Fn(News<T>) -> M> Follower<T, M, R, W> {
                 if is_futile {
                     return Err(Stop::Failed(Failure::Lost("the watch ended at once".to_owned())));
                 }
-                self.failures = 0;
+                (self.failures, self.outdated) = (0, 0);
                 return self.tell(News::Heard(None)).await;
             };
-            is_silent = false;
-            self.failures = 0;
             self.event(event).await?;
+            is_silent = false;
+            (self.failures, self.outdated) = (0, 0);
         }
     }
 
@@ -291,17 +297,23 @@ impl<T, M, R: Fn(Watched) -> T, W: Fn(News<T>) -> M> Follower<T, M, R, W> {
     async fn tell(&self, news: News<T>) -> Result<(), Stop> {
         self.out.send((self.wrap)(news)).await.map_err(|_| Stop::Closed)
     }
+}
 
-    /// How long to wait before the next try: longer each time, never as long as everybody else does, at least what was
-    /// `asked` for.
-    fn pause(&mut self, first: Duration, asked: Duration) -> Duration {
-        let most = first.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
-        self.failures += 1;
-        most.mul_f64(0.5 + fastrand::f64() / 2.0).max(asked)
-    }
+/// How long to wait after the `nth` failure in a row: longer each time, and never as long as everybody else does.
+fn pause(first: Duration, nth: u32) -> Duration {
+    let most = first.saturating_mul(1 << nth.saturating_sub(1).min(10)).min(LONGEST_PAUSE);
+    most.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
 impl Failure {
+    /// Whether it is the same trouble, were it in other words.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Refused { code, .. }, Self::Refused { code: other, .. }) => code == other,
+            _ => mem::discriminant(self) == mem::discriminant(other),
+        }
+    }
+
     /// How long the API server asks us to wait.
     fn asked(&self) -> Duration {
         match self {

@@ -31,29 +31,27 @@ pub(in crate::control) struct View {
 }
 
 /// Whether something is being heard.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug, Default)]
 struct Health {
     /// When the API server last said anything about it; `None`: never.
     heard: Option<Instant>,
     failing: Option<Failing>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Failing {
     since: Instant,
     /// When that was last written to the log.
     said: Instant,
+    /// And what.
+    failure: Failure,
 }
 
 impl View {
     pub(in crate::control) fn new(scopes: Vec<Scope>, ledger: Arc<Ledger>) -> Self {
-        let health = Health {
-            heard: None,
-            failing: None,
-        };
         Self {
             reached: Versions::default(),
-            health: scopes.iter().map(|scope| (scope.clone(), health)).collect(),
+            health: scopes.iter().map(|scope| (scope.clone(), Health::default())).collect(),
             waiting: scopes.into_iter().collect(),
             ledger,
         }
@@ -73,7 +71,7 @@ impl View {
     pub(in crate::control) fn take(&mut self, index: &Index, metrics: &Metrics, scope: Scope, news: News<Read>) -> Vec<Event> {
         if let News::Failed(failure) = news {
             metrics.watch_failed(scope.kind);
-            self.failed(&scope, &failure);
+            self.failed(&scope, failure);
             return Vec::new();
         }
         metrics.heard(scope.kind);
@@ -123,8 +121,9 @@ impl View {
         if scope.kind == ObjectKind::WebSocketRoute {
             gone.iter().for_each(|key| self.ledger.gone(&key.name));
         }
-        let mut events: Vec<Event> = gone.into_iter().map(Event::Delete).collect();
-        events.extend(objects.into_iter().map(|read| self.event(read)));
+        // What is new comes first: a Service whose slices were replaced is never without endpoints in between.
+        let mut events: Vec<Event> = objects.into_iter().map(|read| self.event(read)).collect();
+        events.extend(gone.into_iter().map(Event::Delete));
         events
     }
 
@@ -149,17 +148,16 @@ impl View {
         }
     }
 
-    /// Says so, at first and then now and then.
-    fn failed(&mut self, scope: &Scope, failure: &Failure) {
+    /// Says so: at first, when something else is the matter, and then now and then.
+    fn failed(&mut self, scope: &Scope, failure: Failure) {
         let Some(health) = self.health.get_mut(scope) else { return };
         let now = Instant::now();
-        let is_new = health.failing.is_none();
-        let failing = health.failing.get_or_insert(Failing { since: now, said: now });
-        if !is_new && failing.said.elapsed() < REMIND {
-            return;
-        }
-        failing.said = now;
-        let hint = match (failure, scope.kind) {
+        let since = match &health.failing {
+            Some(failing) if now < failing.said + failing.pause(&failure) => return,
+            Some(failing) => failing.since,
+            None => now,
+        };
+        let hint = match (&failure, scope.kind) {
             (Failure::Unknown, ObjectKind::WebSocketRoute) => "; install the definition: holdfast crd | kubectl apply -f -",
             (Failure::Refused { code: 403, .. }, _) => "; see docs/kubernetes.md for the rights that are needed",
             _ => "",
@@ -171,8 +169,107 @@ impl View {
             ),
             None => tracing::warn!("{scope}: {failure}{hint}; not ready before it has been listed"),
         }
+        health.failing = Some(Failing {
+            since,
+            said: now,
+            failure,
+        });
+    }
+}
+
+impl Failing {
+    /// How long to say nothing of this failure.
+    fn pause(&self, failure: &Failure) -> Duration {
+        if failure.is_like(&self.failure) { REMIND } else { CALM }
     }
 }
 
 /// How often it is said that something still fails.
 const REMIND: Duration = Duration::from_secs(60);
+/// How often it may be said that it fails in another way: an API server that starts gives several answers.
+const CALM: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::{
+        control::{Settings, object::Object, policy::Defaults},
+        routing::ObjectName,
+    };
+
+    fn scope() -> Scope {
+        Scope {
+            kind: ObjectKind::EndpointSlice,
+            namespace: None,
+        }
+    }
+
+    fn slice(name: &str) -> Read {
+        let name = ObjectName {
+            namespace: "chat".into(),
+            name: name.into(),
+        };
+        let slice = crate::control::object::EndpointSlice {
+            name: name.clone(),
+            service: Some("chat".into()),
+            ports: Vec::new(),
+            endpoints: Vec::new(),
+        };
+        Read {
+            key: Key {
+                kind: ObjectKind::EndpointSlice,
+                name,
+            },
+            object: Some(Object::EndpointSlice(slice)),
+            complaint: None,
+            state: None,
+        }
+    }
+
+    #[test]
+    fn what_a_list_has_not_is_deleted_after_what_it_has_is_there() {
+        let mut index = Index::new(Settings {
+            class: "holdfast".to_owned(),
+            share_hosts: false,
+            external_names: false,
+            defaults: Defaults::default(),
+        });
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let mut view = View::new(vec![scope()], Arc::default());
+        let mut list = |names: &[&str]| {
+            let objects = names.iter().map(|name| slice(name)).collect();
+            let events = view.take(&index, &metrics, scope(), News::All { objects, version: 1 });
+            let text = events.iter().map(|event| match event {
+                Event::Apply(object) => format!("+{}", object.key().name.name),
+                Event::Delete(key) => format!("-{}", key.name.name),
+                Event::Resolved { .. } => String::new(),
+            });
+            let text = text.collect::<Vec<_>>().join(" ");
+            for event in events {
+                index.apply(event);
+            }
+            text
+        };
+        assert_eq!(list(&["a", "b"]), "+a +b");
+        assert_eq!(list(&["b", "c"]), "+b +c -a");
+    }
+
+    #[test]
+    fn a_failure_is_said_again_sooner_if_it_is_another_one() {
+        let refused = |code| Failure::Refused {
+            code,
+            message: "no".to_owned(),
+            retry_after: None,
+        };
+        let failing = Failing {
+            since: Instant::now(),
+            said: Instant::now(),
+            failure: refused(403),
+        };
+        assert_eq!(failing.pause(&refused(403)), REMIND);
+        assert_eq!(failing.pause(&refused(429)), CALM);
+        assert_eq!(failing.pause(&Failure::Silent), CALM);
+    }
+}
