@@ -131,8 +131,7 @@ impl Namespace {
 
     /// The conditions of a route.
     pub async fn conditions(&self, route: &str) -> Vec<Condition> {
-        let route = self.routes().get(route).await.unwrap();
-        route.status.map(|status| status.conditions).unwrap_or_default()
+        self.judged(route).await.1
     }
 
     /// One condition of a route, if it is there.
@@ -144,13 +143,12 @@ impl Namespace {
     /// Waits until a condition of a route has a status and a reason for the route's present generation.
     pub async fn until_condition(&self, route: &str, kind: &str, status: &str, reason: &str) -> Condition {
         until(&format!("{route} {kind}={status} {reason}"), async || {
-            let object = self.routes().get(route).await.unwrap();
-            let conditions = object.status.map(|status| status.conditions).unwrap_or_default();
+            let (generation, conditions) = self.judged(route).await;
             let is_wanted = |condition: &&Condition| {
                 condition.kind == kind
                     && format!("{:?}", condition.status) == status
                     && condition.reason == reason
-                    && condition.observed_generation == object.metadata.generation
+                    && condition.observed_generation == generation
             };
             conditions.iter().find(is_wanted).cloned().ok_or(conditions)
         })
@@ -183,6 +181,18 @@ impl Namespace {
             .with_file_name(format!("{}-{service_account}.kubeconfig", self.name));
         fs::write(&file, serde_saphyr::to_string(&kubeconfig).unwrap()).unwrap();
         file
+    }
+
+    /// A route's generation and its conditions, whatever its spec may be.
+    async fn judged(&self, route: &str) -> (Option<i64>, Vec<Condition>) {
+        let resource = ApiResource::erase::<WebSocketRoute>(&());
+        let routes: Api<DynamicObject> = Api::namespaced_with(self.client(), &self.name, &resource);
+        let mut route = routes.get(route).await.unwrap();
+        let conditions = match route.data["status"]["conditions"].take() {
+            Value::Null => Vec::new(),
+            conditions => serde_json::from_value(conditions).unwrap(),
+        };
+        (route.metadata.generation, conditions)
     }
 
     fn api_of(&self, object: &Value) -> Api<DynamicObject> {
