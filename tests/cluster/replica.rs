@@ -1,9 +1,11 @@
 //! Holdfast as a process that uses a cluster: the way a pod of its Deployment would.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::Command,
+    time::Duration,
 };
 
 use rustix::process::Signal;
@@ -11,9 +13,9 @@ use rustix::process::Signal;
 use crate::{
     namespace::Namespace,
     process::Process,
-    support::{Answer, ask, handshake_with},
+    support::{Answer, PATIENCE, ask, handshake_with},
     traffic::Client,
-    wait::until,
+    wait::{until, within},
 };
 
 /// How a replica is to be started.
@@ -173,6 +175,16 @@ impl Holdfast {
         .await;
     }
 
+    /// The endpoints that so many new tunnels lead to, each once.
+    pub async fn endpoints(&self, host: &str, path: &str, tunnels: usize) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        for _ in 0..tunnels {
+            let client = self.open(host, path).await;
+            names.insert(client.header("x-echo-endpoint").unwrap().to_owned());
+        }
+        names
+    }
+
     /// The series of a metric, each as in a scrape.
     pub async fn series(&self, name: &str) -> Vec<String> {
         let answer = self.get("/metrics").await;
@@ -192,6 +204,21 @@ impl Holdfast {
     /// The next line of its log or of its access log that has `text` in it.
     pub async fn line_with(&self, text: &str) -> String {
         self.process.line_with(text).await
+    }
+
+    /// A line of its log that has all of these words in it; it may have been said before.
+    pub async fn said(&self, words: &[&str]) -> String {
+        self.said_within(PATIENCE, words).await
+    }
+
+    /// The same with another limit.
+    pub async fn said_within(&self, limit: Duration, words: &[&str]) -> String {
+        within(limit, &format!("{} says {words:?}", self.name), async || {
+            let lines = self.lines().into_iter();
+            let mut said = lines.filter(|line| words.iter().all(|word| line.contains(word)));
+            said.next().ok_or("not said")
+        })
+        .await
     }
 
     /// Everything that it has said so far.

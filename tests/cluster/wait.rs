@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, time::Instant};
 
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, sleep, timeout};
 
 use crate::support::PATIENCE;
 
@@ -28,5 +28,16 @@ pub async fn within<T, E: Debug>(limit: Duration, what: &str, mut look: impl Asy
     }
 }
 
+/// Waits for what has to come within [`SOON`]; says when it came.
+pub async fn soon(what: &str, coming: impl Future<Output = ()>) -> Duration {
+    let started = Instant::now();
+    timeout(SOON, coming)
+        .await
+        .unwrap_or_else(|_| panic!("not within {SOON:?}: {what}"));
+    started.elapsed()
+}
+
+/// How soon what happens in a cluster is in effect, even if the API server was away before.
+pub const SOON: Duration = Duration::from_secs(10);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(20);
