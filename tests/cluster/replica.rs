@@ -245,7 +245,7 @@ impl Holdfast {
     }
 
     /// The head of the answer to a handshake, on a connection that ends then.
-    async fn head(&self, host: &str, path: &str) -> String {
+    pub async fn head(&self, host: &str, path: &str) -> String {
         let mut peer = crate::support::Peer::connect(self.http).await;
         peer.write(handshake_with(host, path, "")).await;
         peer.head().await
