@@ -1,5 +1,5 @@
-//! Measures Holdfast beside its peers on one machine, on loopback only. `run` does the whole comparison; `echo` and `load` are
-//! its two ends, for measuring something by hand. bench/README.md says how the figures are made.
+//! Measures Holdfast on one machine, on loopback only. `run` compares it with its peers; `echo` and `load` are the two ends of
+//! that, for measuring something by hand; `scale` gives it a large cluster. bench/README.md says how the figures are made.
 
 mod echo;
 mod failure;
@@ -8,7 +8,9 @@ mod handshake;
 mod load;
 mod poller;
 mod process;
+mod record;
 mod run;
+mod scale;
 
 use std::process::ExitCode;
 
@@ -32,6 +34,9 @@ enum Command {
     Load(load::Args),
     /// The comparison: starts the endpoint and each peer in turn, measures, prints a table
     Run(run::Args),
+    /// Holdfast on a large cluster: memory, time to the first table, time from a change to its effect. Needs KUBECONFIG of a
+    /// cluster that may be filled, and whose pod addresses are this machine's: bench/scale.sh
+    Scale(scale::Args),
     /// Pins itself to a core, dies with its parent, and becomes another program
     #[command(hide = true)]
     Become(process::become_program::Args),
@@ -42,6 +47,7 @@ fn main() -> ExitCode {
         Command::Echo(args) => echo::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Load(args) => load::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Run(args) => run::run(&args),
+        Command::Scale(args) => scale::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Become(args) => Err(process::become_program::run(&args)),
     });
     done.unwrap_or_else(|failure| {

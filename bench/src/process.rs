@@ -48,6 +48,10 @@ impl Process {
         })
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn usage(&self) -> Usage {
         Usage { root: self.child.id() }
     }

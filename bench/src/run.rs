@@ -2,7 +2,6 @@
 //! rows within a round, so that what the machine does meanwhile meets all of them alike. The medians over the rounds count.
 
 mod peer;
-mod record;
 mod report;
 
 use std::fs;
@@ -18,6 +17,7 @@ use clap::ValueEnum;
 use crate::failure::{Failure, Result};
 use crate::load::{self, Plan, Row, Timing};
 use crate::process::{Machine, Process, become_program::pin};
+use crate::record;
 
 use peer::{Peer, Program};
 use report::{Figures, Setting};
@@ -88,7 +88,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         fs::write(file, text).map_err(|error| Failure::new(format_args!("write {}", file.display()), error))?;
     }
     if let Some(file) = &args.record {
-        record::put(file, &table)?;
+        record::put(file, "bench", &table)?;
     }
     let holds = report::bars_hold(&figures);
     Ok(if args.check && !holds {
@@ -248,10 +248,10 @@ impl std::fmt::Display for Cores {
 }
 
 /// A folder for configurations and logs, removed at the end.
-struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
-    fn make() -> Result<Self> {
+    pub fn make() -> Result<Self> {
         let path = std::env::temp_dir().join(format!("holdfast-bench-{}", std::process::id()));
         fs::create_dir_all(&path).map_err(|error| Failure::new(format_args!("make {}", path.display()), error))?;
         Ok(Self(path))
