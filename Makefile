@@ -1,7 +1,7 @@
 # What can be done in this repository. The work itself is in scripts/, so that each runs without make too.
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench generate lint
+.PHONY: help build demo cluster test bench generate lint
 
 build demo bench: export HOLDFAST_REVISION = $(shell git describe --always --dirty --abbrev=12 2>/dev/null)
 
@@ -13,6 +13,9 @@ build: ## Build target/release/holdfast
 
 demo: ## Two echo endpoints behind Holdfast on port 8080; Ctrl-C ends it
 	@scripts/demo.sh
+
+cluster: ## A shell with a Kubernetes control plane of its own to play with
+	@scripts/cluster.sh
 
 test: ## Everything that must pass, with what it needs installed on the way
 	@scripts/test.sh

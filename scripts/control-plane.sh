@@ -4,7 +4,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/../tests/control-plane"
 
-command -v go >/dev/null || { echo "needs go (Debian: golang-go); please install it" >&2 && exit 1; }
+# From 1.21 on, go fetches the version that go.mod asks for.
+if ! command -v go >/dev/null || ! go version | grep -qE ' go1\.(2[1-9]|[3-9][0-9])'; then
+  echo "needs go 1.21 or newer (https://go.dev/dl); please install it" >&2
+  exit 1
+fi
 kubernetes=$(sed -n 's|^\tk8s.io/kubernetes ||p' go.mod)
 flags=(-trimpath -tags grpcnotrace,osusergo,netgo -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$kubernetes")
 hash=$({ go env GOVERSION && echo "${flags[@]}" && cat go.mod go.sum ./*.go; } | sha256sum)

@@ -39,8 +39,26 @@ tools() {
     { cargo clippy --version || rustup component add clippy; } &&
     install cc build-essential &&
     install ip iproute2 &&
+    install unshare util-linux &&
+    install go golang-go && # control-plane.sh says if it is too old
     install node nodejs npm &&
     node -e 'if (parseInt(process.versions.node) < 20) throw "needs Node 20, this is " + process.version'
+}
+
+format() {
+  cargo fmt --check && test -z "$(gofmt -l tests/control-plane | tee /dev/stderr)"
+}
+
+# Against a Kubernetes of the tests' own; against the user's, if that is asked for.
+cluster() {
+  local tests
+  tests=$(cargo test --locked --test cluster --no-run --message-format json | sed -n 's|.*"executable":"\([^"]*/cluster-[^"]*\)".*|\1|p') &&
+    if [ "${USE_EXISTING_CLUSTER-}" = true ]; then
+      "$tests"
+    else
+      scripts/cluster.sh -- "$tests" 2>&1 | tee "$log/cluster" &&
+        { ! grep -q SKIPPED "$log/cluster" || { echo "nothing may be skipped here" && false; }; }
+    fi
 }
 
 generated() {
@@ -53,9 +71,10 @@ generated() {
 }
 
 step tools tools
-step format cargo fmt --check
+step format format
 step clippy cargo clippy --all-targets --locked -- -D warnings
 step tests cargo test --locked --no-fail-fast
+step cluster cluster
 step generated generated
 step e2e tests/e2e/run.sh
 

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::{
-        OnceLock,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -62,6 +62,9 @@ pub fn on_its_own_cluster(args: &[&str], test: impl AsyncFnOnce(&ControlPlane)) 
     if shared().is_none() {
         return;
     }
+    // One at a time: each needs a processor while it starts.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     run(async {
         let control_plane = ControlPlane::start(args).await;
         control_plane.prepare().await;
@@ -200,7 +203,7 @@ impl ControlPlane {
     }
 
     /// Puts the CustomResourceDefinition there.
-    async fn prepare(&self) {
+    pub async fn prepare(&self) {
         let client = self.client().await;
         let definition = serde_json::from_value(holdfast::api::crd()).unwrap();
         let kind = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");

@@ -2,20 +2,15 @@
 //! to be looked at, after one that fails.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
 use holdfast::api::{Condition, WebSocketRoute};
-use k8s_openapi::api::{
-    authentication::v1::{TokenRequest, TokenRequestSpec},
-    core::v1 as core,
-};
+use k8s_openapi::api::core::v1 as core;
 use kube::{
     Api, Client, Error,
-    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
-    config::{AuthInfo, Kubeconfig},
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams},
     core::TypeMeta,
 };
 use serde_json::{Value, json};
@@ -115,13 +110,6 @@ impl Namespace {
         self.client.request::<Value>(request).await.map(drop)
     }
 
-    /// Each document of a text.
-    pub async fn apply_yaml(&self, text: &str) {
-        for object in serde_saphyr::from_multiple::<Value>(text).unwrap() {
-            self.apply(&object).await;
-        }
-    }
-
     /// Deletes an object by what it was applied as.
     pub async fn delete(&self, object: &Value) {
         let name = object["metadata"]["name"].as_str().expect("objects have names");
@@ -153,34 +141,6 @@ impl Namespace {
             conditions.iter().find(is_wanted).cloned().ok_or(conditions)
         })
         .await
-    }
-
-    /// A kubeconfig of a ServiceAccount of this namespace, which must be there, with a token of an hour.
-    pub async fn kubeconfig_of(&self, service_account: &str) -> PathBuf {
-        let accounts: Api<core::ServiceAccount> = self.api();
-        let request = TokenRequest {
-            spec: TokenRequestSpec {
-                audiences: vec!["https://kubernetes.default.svc".to_owned()],
-                ..TokenRequestSpec::default()
-            },
-            ..TokenRequest::default()
-        };
-        let token = accounts
-            .create_token_request(service_account, &PostParams::default(), &request)
-            .await
-            .unwrap();
-        let mut kubeconfig = Kubeconfig::read_from(&self.kubeconfig).unwrap();
-        for user in &mut kubeconfig.auth_infos {
-            user.auth_info = Some(AuthInfo {
-                token: Some(token.status.clone().unwrap().token.into()),
-                ..AuthInfo::default()
-            });
-        }
-        let file = self
-            .kubeconfig
-            .with_file_name(format!("{}-{service_account}.kubeconfig", self.name));
-        fs::write(&file, serde_saphyr::to_string(&kubeconfig).unwrap()).unwrap();
-        file
     }
 
     /// A route's generation and its conditions, whatever its spec may be.
