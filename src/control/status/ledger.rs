@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
@@ -37,6 +38,43 @@ pub(super) struct Line {
     pub(super) verdict: Option<Arc<Verdict>>,
     /// When it was judged.
     pub(super) judged: Option<Instant>,
+    pub(super) written: Option<Written>,
+}
+
+/// What this replica wrote last into a route's status.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written {
+    digest: u64,
+    at: Instant,
+    /// How often that had been written before, and somebody else had changed it.
+    repairs: u32,
+}
+
+impl Written {
+    /// What is to be remembered of a write after `before`.
+    fn after(before: Option<Self>, digest: u64, at: Instant) -> Self {
+        let before = before.filter(|before| at < before.at + before.pause() + CALM);
+        let repairs = before.map_or(0, |before| before.repairs + u32::from(before.digest == digest));
+        Self { digest, at, repairs }
+    }
+
+    /// When this digest may be written again. A mistake is put right at once; but somebody who disagrees, another class that
+    /// serves the same route for instance, must not be answered for ever.
+    pub(super) fn again_at(&self, digest: u64) -> Option<Instant> {
+        (self.digest == digest).then(|| self.at + self.pause())
+    }
+
+    /// Whether whoever wrote this begins to give way to somebody else.
+    pub(super) fn is_disputed(&self) -> bool {
+        self.repairs == AT_ONCE
+    }
+
+    fn pause(&self) -> Duration {
+        match self.repairs.checked_sub(AT_ONCE) {
+            None => Duration::ZERO,
+            Some(more) => FIRST_PAUSE.saturating_mul(1 << more.min(16)).min(LONGEST_PAUSE),
+        }
+    }
 }
 
 impl Ledger {
@@ -97,19 +135,36 @@ impl Ledger {
         self.lock().lines.get(name).cloned()
     }
 
-    /// We have written this digest into a route's status.
-    pub(super) fn written(&self, name: &ObjectName, uid: &str, digest: u64, programmed: Option<i64>) {
+    /// A route's status was found to be this already, or is since this resourceVersion.
+    pub(super) fn is(&self, name: &ObjectName, uid: &str, version: u64, digest: u64, programmed: Option<i64>) {
         let mut all = self.lock();
         let state = all.lines.get_mut(name).and_then(|line| line.state.as_mut());
-        if let Some(state) = state.filter(|state| *state.uid == *uid) {
+        // Somebody else may have been heard of meanwhile, who changed it again.
+        if let Some(state) = state.filter(|state| *state.uid == *uid && state.version <= version) {
             (state.digest, state.programmed) = (digest, programmed);
         }
+    }
+
+    /// This replica has written this digest into a route's status.
+    pub(super) fn written(&self, name: &ObjectName, digest: u64) -> Option<Written> {
+        let mut all = self.lock();
+        let line = all.lines.get_mut(name)?;
+        line.written = Some(Written::after(line.written, digest, Instant::now()));
+        line.written
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// So often a status that somebody else has changed is put right at once.
+const AT_ONCE: u32 = 3;
+/// How long to wait after that, twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+/// When nobody has changed it for this long, all is forgotten.
+const CALM: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
 mod tests {
@@ -184,5 +239,43 @@ mod tests {
         ledger.seen(&name(), state("b", 1, 12));
         ledger.take_dirty();
         assert!(is_dirty());
+    }
+
+    #[test]
+    fn what_is_known_of_a_status_is_the_newest() {
+        let ledger = Ledger::default();
+        let digest = || ledger.line(&name()).unwrap().state.unwrap().digest;
+        ledger.seen(&name(), state("a", 1, 10));
+        ledger.is(&name(), "a", 12, 7, Some(1));
+        assert_eq!(digest(), 7);
+        ledger.seen(&name(), state("a", 1, 15));
+        ledger.is(&name(), "a", 14, 8, Some(1));
+        assert_eq!(digest(), 0, "somebody has changed it since");
+        ledger.is(&name(), "b", 20, 8, Some(1));
+        assert_eq!(digest(), 0, "another object of the name");
+    }
+
+    #[test]
+    fn a_status_that_somebody_else_changes_is_put_right_less_and_less_often() {
+        let mut now = Instant::now();
+        let mut written = Written::after(None, 1, now);
+        let mut pauses = Vec::new();
+        for _ in 0..20 {
+            let again_at = written.again_at(1).unwrap();
+            pauses.push((again_at - now).as_secs());
+            now = again_at;
+            written = Written::after(Some(written), 1, now);
+        }
+        assert_eq!(pauses[..7], [0, 0, 0, 1, 2, 4, 8]);
+        assert_eq!(pauses[19], 3600);
+        assert_eq!(written.again_at(2), None, "what is new is written at once");
+        let news = Written::after(Some(written), 2, now);
+        assert_eq!(news.repairs, written.repairs, "and ends no dispute");
+        let later = now + written.pause() + CALM;
+        assert_eq!(
+            Written::after(Some(written), 1, later).repairs,
+            0,
+            "which is forgotten in time"
+        );
     }
 }

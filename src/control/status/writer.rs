@@ -33,7 +33,7 @@ use crate::{
         lease::Replicas,
         object::ObjectKind,
         versions::Versions,
-        watch::{News, Watched, innermost},
+        watch::{Meta, News, Watched, innermost},
     },
     routing::ObjectName,
 };
@@ -251,7 +251,8 @@ impl Desk {
         }
         // Most often the replicas are done before anybody could have read that they are not.
         let patience = line.judged.map(|judged| judged + PATIENCE).filter(|_| is_pending);
-        match patience {
+        let again_at = line.written.and_then(|written| written.again_at(digest(&status)));
+        match patience.max(again_at) {
             Some(when) if Instant::now() < when => Due::Later(when),
             _ => Due::Write(status),
         }
@@ -300,7 +301,10 @@ impl Desk {
             }
             Err(Unwritten::Outrun) => return,
             Err(Unwritten::Refused(kube::Error::Api(answer))) if answer.code == 404 => return,
-            Err(Unwritten::Refused(kube::Error::Api(answer))) if answer.code == 409 => SOON,
+            Err(Unwritten::Refused(kube::Error::Api(answer))) if answer.code == 409 => {
+                self.later.insert(name, Instant::now() + SOON); // somebody wrote this route meanwhile; no other has to wait
+                return;
+            }
             Err(Unwritten::Refused(error)) => self.complain(&name, &innermost(&error)),
             Err(Unwritten::Silent) => self.complain(&name, "the API server says nothing"),
         };
@@ -329,19 +333,20 @@ impl Desk {
             .get("status")
             .and_then(|status| WebSocketRouteStatus::deserialize(status).ok());
         let before = before.unwrap_or_default();
+        // So observedGeneration is never lowered: the generation is the present one, and the write fails if that changes.
         let is_known = *found.metadata.uid == *state.uid && found.metadata.generation == Some(state.generation);
-        if !is_known || before.observed_generation > Some(state.generation) {
+        if !is_known {
             return Err(Unwritten::Outrun);
         }
-        let kept = |status: &WebSocketRouteStatus| {
-            self.writer
-                .ledger
-                .written(name, &state.uid, digest(status), programmed(status));
+        let is = |status: &WebSocketRouteStatus, metadata: &Meta| {
+            let version = metadata.resource_version.parse().unwrap_or_default();
+            let ledger = &self.writer.ledger;
+            ledger.is(name, &state.uid, version, digest(status), programmed(status));
         };
         // Once programmed, always programmed: another leader may have seen what we have not.
         let is_settled = programmed(&before) == Some(state.generation) && programmed(status).is_none() && verdict.is_accepted();
         if is_settled || digest(&before) == digest(status) {
-            kept(&before);
+            is(&before, &found.metadata);
             return Ok(());
         }
         let status = timed(status.clone(), &before, &now());
@@ -356,8 +361,15 @@ impl Desk {
         }
         let params = PatchParams::apply(MANAGER).force();
         let request = Request::new(path(name)).patch_subresource("status", &name.name, &params, &Patch::Apply(body));
-        let _: Watched = self.call(request).await?;
-        kept(&status);
+        let answer: Watched = self.call(request).await?;
+        is(&status, &answer.metadata);
+        let written = self.writer.ledger.written(name, digest(&status));
+        if written.is_some_and(|written| written.is_disputed()) {
+            tracing::warn!(
+                "WebSocketRoute {name}: somebody else changes its status again and again; from now on it is written less \
+                 often. If another class of Holdfast serves it too, say in spec.className whose it is"
+            );
+        }
         self.reporter.report(name, &found.metadata, &before, &status).await;
         Ok(())
     }
