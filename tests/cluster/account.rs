@@ -103,6 +103,7 @@ impl Account {
 
     /// Waits until the API server has taken in that it may do this: it does so a moment after the role was bound.
     pub async fn until_it_may(&self, verb: &str, group: &str, resource: &str, namespace: &str) {
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let reviews: Api<SubjectAccessReview> = Api::all(self.client.clone());
         let review = SubjectAccessReview {
             spec: SubjectAccessReviewSpec {
@@ -111,6 +112,7 @@ impl Account {
                     verb: Some(verb.to_owned()),
                     group: Some(group.to_owned()),
                     resource: Some(resource.to_owned()),
+                    subresource: Some(subresource.to_owned()),
                     namespace: Some(namespace.to_owned()),
                     ..ResourceAttributes::default()
                 }),

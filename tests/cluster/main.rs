@@ -15,13 +15,17 @@
 #![allow(dead_code, reason = "the harness is ahead of its tests")]
 
 mod account;
+mod conditions;
 mod control_plane;
 mod endpoint;
+mod endpoints;
+mod grants;
 mod namespace;
 mod objects;
 mod process;
 mod replica;
 mod replicas;
+mod rights;
 mod routes;
 #[path = "../integration/support.rs"]
 #[allow(dead_code, reason = "shared with the integration tests, which use all of it")]

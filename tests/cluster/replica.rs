@@ -51,6 +51,19 @@ impl Replica {
         }
     }
 
+    /// One of an installation of the class `holdfast` in this namespace.
+    pub fn installed(namespace: &str, name: &str, kubeconfig: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            class: "holdfast".to_owned(),
+            kubeconfig: kubeconfig.into(),
+            ip: Ipv4Addr::LOCALHOST.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+        }
+    }
+
     /// As whom it talks to the API server, or to which one.
     pub fn kubeconfig(mut self, file: impl Into<PathBuf>) -> Self {
         self.kubeconfig = file.into();
