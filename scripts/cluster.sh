@@ -44,6 +44,7 @@ inside() {
 ready() {
   mkdir "$CONTROL_PLANE_DIR/bin"
   ln -s "$CONTROL_PLANE" "$CONTROL_PLANE_DIR/bin/kubectl"
+  export KUBECACHEDIR=$CONTROL_PLANE_DIR/kubectl-cache
   export PATH=$CONTROL_PLANE_DIR/bin:${CARGO_TARGET_DIR:-$root/target}/debug:$PATH
   kubectl apply --server-side -f "$root/crds/websocketroutes.yaml" >/dev/null
   kubectl wait --for=condition=Established crd/websocketroutes.holdfast.dev >/dev/null

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::{
-        Mutex, OnceLock, PoisonError,
+        Mutex, Once, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -45,8 +45,15 @@ pub enum Component {
 /// What etcd had in it at some time.
 pub struct Backup(PathBuf);
 
-/// Runs a test on the shared control plane, or says that it is skipped.
+/// Runs a test on the shared control plane, with its network around it; or says that it is skipped.
 pub fn on_the_cluster(test: impl AsyncFnOnce(&ControlPlane)) {
+    if has_own_network() {
+        on_any_cluster(test);
+    }
+}
+
+/// The same for a test that needs nothing but an API server: one of the user's will do.
+pub fn on_any_cluster(test: impl AsyncFnOnce(&ControlPlane)) {
     let Some(control_plane) = shared() else { return };
     run(async {
         control_plane.prepare().await;
@@ -56,10 +63,7 @@ pub fn on_the_cluster(test: impl AsyncFnOnce(&ControlPlane)) {
 
 /// Runs a test on a control plane of its own, or says that it is skipped. `args` are those of tests/control-plane.
 pub fn on_its_own_cluster(args: &[&str], test: impl AsyncFnOnce(&ControlPlane)) {
-    if shared().is_some_and(|shared| shared.dir.is_none()) {
-        return skip("this test needs a control plane of its own; scripts/cluster.sh gives it one");
-    }
-    if shared().is_none() {
+    if !has_own_network() {
         return;
     }
     // One at a time: each needs a processor while it starts.
@@ -70,6 +74,15 @@ pub fn on_its_own_cluster(args: &[&str], test: impl AsyncFnOnce(&ControlPlane)) 
         control_plane.prepare().await;
         test(&control_plane).await;
     });
+}
+
+/// Whether the tests run where each address of the pod range is this machine's. If not, the test is skipped.
+fn has_own_network() -> bool {
+    let Some(shared) = shared() else { return false };
+    if shared.dir.is_none() {
+        skip("it needs the network of scripts/cluster.sh, or a control plane to break");
+    }
+    shared.dir.is_some()
 }
 
 /// Says that a test, or a part of one, is skipped: past the test runner, which shows nothing of a test that does not fail.
@@ -312,9 +325,13 @@ fn shared() -> Option<&'static ControlPlane> {
         }
     });
     if found.is_none() {
-        static ONCE: std::sync::Once = std::sync::Once::new();
-        ONCE.call_once(|| {
-            skip("and all other cluster tests: no cluster; scripts/cluster.sh -- cargo test --test cluster gives them one");
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| match env::var_os("KUBECONFIG") {
+            None => skip("and all other cluster tests; scripts/cluster.sh -- cargo test --test cluster gives them a cluster"),
+            Some(_) => skip(
+                "and all other cluster tests: to have them use the cluster of KUBECONFIG, set USE_EXISTING_CLUSTER=true; \
+                 scripts/cluster.sh -- cargo test --test cluster gives them one of their own",
+            ),
         });
     }
     found.as_ref()

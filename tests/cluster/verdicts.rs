@@ -14,14 +14,14 @@ use holdfast::control::{
 use serde_json::{Value, json};
 
 use crate::{
-    control_plane::{ControlPlane, on_the_cluster},
+    control_plane::{ControlPlane, on_any_cluster},
     namespace::Namespace,
     replica::Replica,
 };
 
 #[test]
 fn the_api_server_takes_the_definition_as_it_is() {
-    on_the_cluster(async |control_plane| {
+    on_any_cluster(async |control_plane| {
         let yaml = holdfast::api::crd_yaml();
         let wanted: Value = serde_saphyr::from_str(&yaml).unwrap();
         let found = control_plane.kubectl_says(&["get", "crd", "websocketroutes.holdfast.dev", "-o", "json"]);
@@ -40,7 +40,7 @@ fn the_api_server_takes_the_definition_as_it_is() {
 
 #[test]
 fn kubectl_shows_columns_names_and_field_docs() {
-    on_the_cluster(async |control_plane| {
+    on_any_cluster(async |control_plane| {
         let chat = Namespace::new(control_plane).await;
         chat.apply(&chat.route("chat", "/", "chat")).await;
         let names = ["wsr", "websocketroute", "websocketroutes", "holdfast"];
@@ -72,7 +72,7 @@ fn kubectl_shows_columns_names_and_field_docs() {
 
 #[test]
 fn what_is_invalid_is_refused_by_the_api_server_alike() {
-    on_the_cluster(async |control_plane| {
+    on_any_cluster(async |control_plane| {
         let folder = in_the_tree("tests/golden/invalid");
         let said = refusals(control_plane, &folder);
         let mut faults = Vec::new();
@@ -101,7 +101,7 @@ fn what_is_invalid_is_refused_by_the_api_server_alike() {
 
 #[test]
 fn what_only_we_reject_says_so_by_a_condition_in_the_same_words() {
-    on_the_cluster(async |control_plane| {
+    on_any_cluster(async |control_plane| {
         let chat = Namespace::new(control_plane).await;
         let _holdfast = Replica::of(&chat, "holdfast-1").start().await;
         let mut rejected = Vec::new();
@@ -137,7 +137,7 @@ fn what_only_we_reject_says_so_by_a_condition_in_the_same_words() {
 
 #[test]
 fn every_example_is_admitted_by_the_api_server() {
-    on_the_cluster(async |control_plane| {
+    on_any_cluster(async |control_plane| {
         let namespace = Namespace::new(control_plane).await;
         for folder in folders(&in_the_tree("examples")) {
             if folder.join("kustomization.yaml").exists() {
@@ -155,7 +155,7 @@ fn every_example_is_admitted_by_the_api_server() {
 
 #[test]
 fn routes_that_a_folder_takes_are_admitted_by_the_api_server() {
-    on_the_cluster(async |control_plane| {
+    on_any_cluster(async |control_plane| {
         let namespace = Namespace::new(control_plane).await;
         for file in yaml_files(&in_the_tree("tests/golden")) {
             let mut objects = objects_in(&file);
