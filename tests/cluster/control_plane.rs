@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::{
-        Mutex, Once, OnceLock, PoisonError,
+        Once, OnceLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -21,7 +21,7 @@ use kube::{
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
-use tokio::{runtime::Builder, time::timeout};
+use tokio::{runtime::Builder, sync::Semaphore, time::timeout};
 
 use crate::{process::Process, wait::until};
 
@@ -66,12 +66,15 @@ pub fn on_its_own_cluster(args: &[&str], test: impl AsyncFnOnce(&ControlPlane)) 
     if !has_own_network() {
         return;
     }
-    // One at a time: each needs a processor while it starts.
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    // A few, which hardly need a processor once they run, and start one after the other.
+    static PLACES: Semaphore = Semaphore::const_new(3);
+    static START: Semaphore = Semaphore::const_new(1);
     run(async {
+        let _place = PLACES.acquire().await.unwrap();
+        let start = START.acquire().await.unwrap();
         let control_plane = ControlPlane::start(args).await;
         control_plane.prepare().await;
+        drop(start);
         test(&control_plane).await;
     });
 }
