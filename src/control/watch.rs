@@ -120,9 +120,11 @@ pub(super) async fn follow<T, M>(
         wrap,
         out,
         path: 0,
+        unknown: 0,
         reached: None,
         relist_at: Instant::now(),
         failures: 0,
+        answers: true,
         outdated: 0,
     };
     loop {
@@ -136,6 +138,11 @@ pub(super) async fn follow<T, M>(
                 pause(SPREAD, follower.outdated)
             }
             Err(Stop::Failed(failure)) => {
+                let answers = failure.is_answer();
+                if answers && !follower.answers {
+                    follower.failures = follower.failures.min(RETURNING);
+                }
+                follower.answers = answers;
                 follower.failures += 1;
                 let pause = pause(FIRST_PAUSE, follower.failures).max(failure.asked());
                 if follower.tell(News::Failed(failure)).await.is_err() {
@@ -158,11 +165,15 @@ struct Follower<T, M, R: Fn(Watched) -> T, W: Fn(News<T>) -> M> {
     out: mpsc::Sender<M>,
     /// Which of the target's paths the API server knows.
     path: usize,
+    /// How many of them, the present one the last, it has said not to know.
+    unknown: usize,
     /// Up to which resourceVersion everything has been told.
     reached: Option<u64>,
     relist_at: Instant,
     /// In a row, without anything heard on a watch.
     failures: u32,
+    /// Whether the last of them was an answer.
+    answers: bool,
     /// How often in a row a watch could not go on from where the list or the last watch had come to.
     outdated: u32,
 }
@@ -195,20 +206,23 @@ impl<T, M, R: Fn(Watched) -> T, W: Fn(News<T>) -> M> Follower<T, M, R, W> {
                 None => break number(page.metadata.resource_version.as_deref()),
             }
         };
+        self.unknown = 0;
         self.reached = version;
         self.relist_at = Instant::now() + self.target.relist.mul_f64(2.0 / 3.0 + fastrand::f64() * 2.0 / 3.0);
         let version = version.ok_or_else(|| Stop::Failed(Failure::Lost("the list has no resourceVersion".to_owned())))?;
         self.tell(News::All { objects, version }).await
     }
 
-    /// The API server does not know the path: tries the next one. If it knows none there are no objects, or that is a failure.
+    /// The API server does not know the path: tries the others, for a definition may have moved on from one version to
+    /// another. If it knows none there are no objects, or that is a failure.
     async fn unknown(&mut self) -> Result<(), Stop> {
         self.reached = None;
-        self.path += 1;
-        if self.path < self.target.paths.len() {
+        self.unknown += 1;
+        if self.unknown < self.target.paths.len() {
+            self.path = (self.path + 1) % self.target.paths.len();
             return Ok(());
         }
-        self.path = 0;
+        (self.path, self.unknown) = (0, 0);
         if !self.target.optional {
             return Err(Stop::Failed(Failure::Unknown));
         }
@@ -314,6 +328,11 @@ impl Failure {
         }
     }
 
+    /// Whether the API server itself said so.
+    fn is_answer(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Unknown)
+    }
+
     /// How long the API server asks us to wait.
     fn asked(&self) -> Duration {
         match self {
@@ -393,5 +412,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 const SPREAD: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// An API server that answers again, were it that it is not ready yet, is asked as after so many failures, however many there
+/// were: it soon will be.
+const RETURNING: u32 = 2;
 /// How long an API server may ask us to wait.
 const MOST_ASKED: Duration = Duration::from_secs(30);
