@@ -67,13 +67,14 @@ pub enum TelemetryError {
 
 /// Starts diagnostics on stderr and logs panics from then on.
 ///
-/// `level` is a level or a filter as `tracing` writes it (`info`, `holdfast=debug,warn`). `color` colours the text format's
-/// level; the caller has decided whether stderr is a terminal that wants it.
+/// `level` is a level or a filter as `tracing` writes it (`info`, `holdfast=debug,warn`). The Kubernetes client's own lines are
+/// written only if it names them (`info,kube_client=debug`). `color` colours the text format's level; the caller has decided
+/// whether stderr is a terminal that wants it.
 ///
 /// # Errors
 /// When `level` is no filter, when no thread can be started, or on a second call.
 pub fn init(format: LogFormat, level: &str, color: bool) -> Result<Telemetry, TelemetryError> {
-    let filter = EnvFilter::try_new(level).map_err(|source| TelemetryError::Filter {
+    let filter = EnvFilter::try_new(format!("{QUIET},{level}")).map_err(|source| TelemetryError::Filter {
         given: level.to_owned(),
         source,
     })?;
@@ -126,5 +127,7 @@ impl io::Write for LineWriter<'_> {
     }
 }
 
+/// What says once more, and without a name, what its caller gets as an error and says better: each failed request.
+const QUIET: &str = "kube_client=off";
 /// Diagnostic lines that may wait for a slow reader of stderr.
 const QUEUE: usize = 2048;
