@@ -111,6 +111,7 @@ impl Session {
         let (lead, leading) = watch::channel(false);
         let leases: Api<Lease> = Api::namespaced(client.clone(), &identity.namespace);
         let candidate = lease::elect(leases.clone(), Arc::clone(&identity), cluster.timing, lead, retire.clone());
+        let candidate = once_serving(serving.clone(), retire.clone(), candidate);
         let notice = lease::announce(leases, Arc::clone(&identity), serving.clone(), retire.clone());
         tasks.spawn(async move {
             tokio::join!(candidate, notice);
@@ -185,6 +186,23 @@ impl Cluster {
                 uid,
             }),
         }
+    }
+}
+
+/// Competes for the lead from the first table on: who knows nothing yet, and perhaps never will, must not keep the lead from
+/// somebody who does.
+async fn once_serving(
+    mut serving: watch::Receiver<Option<Versions>>,
+    mut retire: drain::Watch,
+    candidate: impl Future<Output = ()>,
+) {
+    let is_serving = async {
+        let _ = serving.wait_for(Option::is_some).await;
+    };
+    tokio::select! {
+        biased;
+        () = retire.closing() => {}
+        () = is_serving => candidate.await,
     }
 }
 

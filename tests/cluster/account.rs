@@ -46,24 +46,26 @@ pub struct Request {
 impl Account {
     /// A new one that may do everything in a test's namespace, and nothing outside.
     pub async fn new(control_plane: &ControlPlane, namespace: &Namespace, name: &str) -> Self {
-        let metadata = json!({"name": name});
-        namespace
-            .apply(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}))
-            .await;
-        namespace
-            .apply(&json!({
-                "apiVersion": "rbac.authorization.k8s.io/v1",
-                "kind": "RoleBinding",
-                "metadata": metadata,
-                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
-                "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace.name()}],
-            }))
-            .await;
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
+        namespace.apply(&account).await;
         let account = Self::of(control_plane, namespace.name(), name).await;
+        account.empower(namespace).await;
         account
-            .until_it_may("create", "coordination.k8s.io", "leases", namespace.name())
+    }
+
+    /// Lets it do everything in this namespace.
+    pub async fn empower(&self, namespace: &Namespace) {
+        let subject = json!({"kind": "ServiceAccount", "name": self.name, "namespace": self.namespace});
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": self.name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": [subject],
+        });
+        namespace.apply(&binding).await;
+        self.until_it_may("create", "coordination.k8s.io", "leases", namespace.name())
             .await;
-        account
     }
 
     /// One that is there.

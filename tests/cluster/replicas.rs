@@ -51,7 +51,7 @@ fn a_leader_that_is_killed_is_replaced_and_one_that_goes_hands_over_at_once() {
         assert!(team.holder().await.unwrap().starts_with(&format!("{name}_")));
         team.until_programmed("chat").await;
         for member in &members {
-            let lease = team.lease(&member.name).await.unwrap();
+            let lease = until("each has its Lease", async || team.lease(&member.name).await.ok_or(())).await;
             assert_eq!(lease.labels()["holdfast.dev/class"], team.namespace.class());
             assert_eq!(lease.labels()["holdfast.dev/replica"], member.name);
             let owner = &lease.owner_references()[0];
@@ -276,6 +276,27 @@ fn a_leader_that_slept_does_not_write_what_it_knew() {
         assert!(team.serves(&first, "/changed").await, "it is a follower like others");
         let writes = team.status_writes_since(taken);
         assert!(!writes.is_empty() && writes.iter().all(|write| write.by == "b"), "{writes:?}");
+    });
+}
+
+#[test]
+fn who_has_not_seen_everything_neither_leads_nor_counts() {
+    on_the_cluster(async |control_plane| {
+        let team = Team::new(control_plane, &[]).await;
+        let elsewhere = Namespace::new(control_plane).await;
+        team.serve("/chat").await;
+        let (account, replica) = team.replica("a").await;
+        let blind = replica.args(&["--watch-namespace", elsewhere.name()]).launch().await;
+        blind.line_with("not ready before it has been listed").await;
+        let member = team.start("b").await;
+        leader(std::slice::from_ref(&member)).await;
+        team.until_programmed("chat").await;
+        assert!(team.lease("a").await.is_none());
+        assert!(team.writes().iter().all(|write| write.by == "b"));
+
+        account.empower(&elsewhere).await;
+        blind.until_ready().await;
+        eventually("it counts", async || team.lease("a").await.is_some()).await;
     });
 }
 
