@@ -47,7 +47,8 @@ ready() {
   export KUBECACHEDIR=$CONTROL_PLANE_DIR/kubectl-cache
   export PATH=$CONTROL_PLANE_DIR/bin:${CARGO_TARGET_DIR:-$root/target}/debug:$PATH
   kubectl apply --server-side -f "$root/crds/websocketroutes.yaml" >/dev/null
-  kubectl wait --for=condition=Established crd/websocketroutes.holdfast.dev >/dev/null
+  # This asks anew each time, and kubectl remembers the last answer.
+  until kubectl api-resources --api-group=holdfast.dev | grep -q wsr; do sleep 0.1; done
   [ $# -eq 0 ] || exec "$@"
   cat <<TEXT
 

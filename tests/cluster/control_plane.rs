@@ -39,7 +39,6 @@ pub struct ControlPlane {
 pub enum Component {
     Etcd,
     ApiServer,
-    ControllerManager,
 }
 
 /// What etcd had in it at some time.
@@ -145,11 +144,6 @@ impl ControlPlane {
         out
     }
 
-    /// Whether its audit log can be read: not that of a cluster of the user's.
-    pub fn has_audit(&self) -> bool {
-        self.dir.is_some()
-    }
-
     /// The audit log so far: one `audit.k8s.io/v1` Event for each answered request of anybody but the control plane itself.
     pub fn audit(&self) -> Vec<Value> {
         self.audit_of("")
@@ -223,20 +217,23 @@ impl ControlPlane {
         let client = self.client().await;
         let definition = serde_json::from_value(holdfast::api::crd()).unwrap();
         let kind = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
-        let definitions: Api<DynamicObject> = Api::all_with(client, &ApiResource::from_gvk(&kind));
+        let definitions: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::from_gvk(&kind));
         let (name, apply) = ("websocketroutes.holdfast.dev", PatchParams::apply("holdfast-tests").force());
         let patch: Patch<DynamicObject> = Patch::Apply(definition);
         definitions
             .patch(name, &apply, &patch)
             .await
             .unwrap_or_else(|error| panic!("the API server refuses our definition: {error}"));
-        until("the definition is established", async || {
-            let conditions = definitions.get(name).await.unwrap().data["status"]["conditions"].take();
-            let is_established = |condition: &Value| condition["type"] == "Established" && condition["status"] == "True";
-            match conditions.as_array() {
-                Some(conditions) if conditions.iter().any(is_established) => Ok(()),
-                _ => Err(conditions),
-            }
+        // What kubectl asks first; its answer lags behind the definition's own status.
+        until("the kind is there", async || {
+            let groups = client.list_api_groups_aggregated().await.unwrap().items;
+            let group = groups.into_iter().find(|group| {
+                let name = group.metadata.as_ref().and_then(|metadata| metadata.name.as_deref());
+                name == Some(holdfast::api::GROUP)
+            });
+            group
+                .filter(|group| group.versions.iter().any(|version| !version.resources.is_empty()))
+                .ok_or("not yet")
         })
         .await;
     }
@@ -293,7 +290,6 @@ impl Component {
         match self {
             Self::Etcd => "etcd",
             Self::ApiServer => "kube-apiserver",
-            Self::ControllerManager => "kube-controller-manager",
         }
     }
 }

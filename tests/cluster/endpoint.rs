@@ -69,15 +69,6 @@ impl Echo {
     pub fn kill(&mut self) {
         self.process.kill();
     }
-
-    /// It stays, and does nothing any more, until [`Echo::resume`].
-    pub fn hang(&self) {
-        self.process.signal(Signal::STOP);
-    }
-
-    pub fn resume(&self) {
-        self.process.signal(Signal::CONT);
-    }
 }
 
 /// An IPv4 address of the pod range that no other test of this machine's network has.

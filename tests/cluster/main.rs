@@ -12,7 +12,6 @@
     clippy::panic,
     reason = "a test fails by panicking"
 )]
-#![allow(dead_code, reason = "the harness is ahead of its tests")]
 
 mod account;
 mod conditions;

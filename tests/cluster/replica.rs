@@ -253,10 +253,6 @@ impl Holdfast {
         self.process.kill();
     }
 
-    pub fn id(&self) -> u32 {
-        self.process.id()
-    }
-
     /// The head of the answer to a handshake, on a connection that ends then.
     pub async fn head(&self, host: &str, path: &str) -> String {
         let mut peer = crate::support::Peer::connect(self.http).await;
