@@ -417,3 +417,87 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const RETURNING: u32 = 2;
 /// How long an API server may ask us to wait.
 const MOST_ASKED: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use http::{Request, Response};
+    use kube::client::Body;
+
+    use super::*;
+
+    type Answer = Result<(u16, &'static str), &'static str>;
+
+    const OBJECTS: Answer = Ok((200, r#"{"metadata": {"resourceVersion": "10"}, "items": []}"#));
+    const TOO_OLD: Answer = Ok((
+        410,
+        r#"{"status": "Failure", "message": "too old resource version", "code": 410}"#,
+    ));
+    const NOT_READY: Answer = Ok((503, r#"{"status": "Failure", "message": "try again", "code": 503}"#));
+    const GONE: Answer = Err("connection refused");
+
+    /// Follows an API server that gives these answers, and none after them. Returns how long after the answer before each
+    /// question came.
+    async fn pauses(answers: &[Answer]) -> Vec<Duration> {
+        let asked: Arc<Mutex<Vec<Instant>>> = Arc::default();
+        let (script, times) = (answers.to_vec(), Arc::clone(&asked));
+        let service = tower::service_fn(move |_: Request<Body>| {
+            let mut times = times.lock().unwrap();
+            times.push(Instant::now());
+            let answer = script.get(times.len() - 1).copied();
+            async move {
+                match answer {
+                    None => std::future::pending().await,
+                    Some(Ok((code, body))) => {
+                        let body = Body::from(body.as_bytes().to_vec());
+                        Ok(Response::builder().status(code).body(body).unwrap())
+                    }
+                    Some(Err(error)) => Err::<_, Box<dyn std::error::Error + Send + Sync>>(error.into()),
+                }
+            }
+        });
+        let target = Target {
+            client: Client::new(service, "default"),
+            paths: vec!["/api/v1/services".to_owned()],
+            optional: false,
+            label_selector: None,
+            relist: Duration::from_secs(3600),
+        };
+        let (out, mut news) = mpsc::channel(64);
+        tokio::spawn(follow(target, drop, |news| news, out));
+        while asked.lock().unwrap().len() <= answers.len() {
+            news.recv().await;
+        }
+        let asked = asked.lock().unwrap();
+        asked.windows(2).map(|pair| pair[1] - pair[0]).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_be_reached_is_asked_less_and_less_often() {
+        let pauses = pauses(&[GONE; 20]).await;
+        assert!(pauses[0] <= FIRST_PAUSE, "{pauses:?}");
+        assert!(pauses.iter().all(|pause| *pause <= LONGEST_PAUSE), "{pauses:?}");
+        assert!(pauses[10..].iter().all(|pause| *pause >= LONGEST_PAUSE / 2), "{pauses:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_long_outage_everything_is_listed_soon() {
+        let mut answers = [GONE; 12];
+        answers[0] = OBJECTS;
+        answers[10] = NOT_READY;
+        answers[11] = TOO_OLD;
+        let pauses = pauses(&answers).await;
+        assert!(pauses[9] > Duration::from_secs(1), "{pauses:?}");
+        assert!(pauses[10] < Duration::from_secs(1), "it answers: {pauses:?}");
+        assert!(pauses[11] <= SPREAD, "it knows, and only the watch is too old: {pauses:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn watches_that_are_too_old_as_soon_as_they_are_listed_are_no_storm() {
+        let answers: Vec<Answer> = [OBJECTS, TOO_OLD].repeat(10);
+        let pauses = pauses(&answers).await;
+        assert!(pauses[1] <= SPREAD, "{pauses:?}");
+        assert!(pauses[19] >= LONGEST_PAUSE / 2, "{pauses:?}");
+    }
+}
