@@ -142,10 +142,16 @@ fn ready_endpoints_get_new_tunnels_and_terminating_ones_only_where_none_is_ready
                 vec!["one", "two"],
             ),
         ];
+        let tables = holdfast.metric("holdfast_snapshot_generation", &[]).await;
         for (endpoints, reached) in cases {
             chat.apply(&slice("chat", "chat", endpoints)).await;
             until_reached(&holdfast, &chat, &reached).await;
         }
+        assert_eq!(
+            holdfast.metric("holdfast_snapshot_generation", &[]).await,
+            tables,
+            "endpoints need no new table"
+        );
     });
 }
 
@@ -228,6 +234,9 @@ fn services_and_their_slices_may_come_and_go_in_any_order() {
 
         chat.apply(&of("elsewhere")).await;
         until_reached(&holdfast, &chat, &[]).await;
+        for (kind, word) in [("ResolvedRefs", "ResolvedRefs"), ("Programmed", "Programmed")] {
+            chat.until_condition("chat", kind, "True", word).await;
+        }
         chat.apply(&of("chat")).await;
         until_reached(&holdfast, &chat, &["one"]).await;
 

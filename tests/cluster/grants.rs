@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
-    control_plane::on_its_own_cluster,
+    control_plane::{Component, ControlPlane, on_its_own_cluster},
     endpoint::Echo,
     namespace::Namespace,
     replica::{Holdfast, Replica},
@@ -67,9 +67,17 @@ fn grants_permit_and_revoke_and_so_does_their_definition() {
         extra["apiVersion"] = json!("gateway.networking.k8s.io/v1");
         extra["spec"]["to"] = json!([{"group": "", "kind": "Service"}]);
         until_applied(&chat, &extra).await;
-        within(FOUND, "v1 is found", async || {
-            served(&holdfast, &web, "chat").await.expect("no grant lapses");
-            served(&holdfast, &web, "extra").await
+        holdfast.until_answer(&web.host(), "/extra", 101, None).await;
+        control_plane.kill(Component::ApiServer).await; // else the old watch may go on for a minute
+        within(FOUND, "v1 is followed", async || {
+            for service in ["chat", "extra"] {
+                served(&holdfast, &web, service).await.expect("no grant lapses");
+            }
+            if is_watched(control_plane, "v1") {
+                Ok(())
+            } else {
+                Err("not yet")
+            }
         })
         .await;
         let fresh = Replica::of(&web, "b").start().await;
@@ -144,6 +152,15 @@ async fn until_applied(namespace: &Namespace, object: &Value) {
         namespace.try_apply(object).await.map_err(|error| error.to_string())
     })
     .await;
+}
+
+/// Whether somebody has asked for a watch of this version.
+fn is_watched(control_plane: &ControlPlane, version: &str) -> bool {
+    let is_it = |event: &Value| {
+        let of = &event["objectRef"];
+        event["verb"] == "watch" && of["resource"] == "referencegrants" && of["apiVersion"] == version
+    };
+    control_plane.audit().iter().any(is_it)
 }
 
 /// Whether handshakes of a route are served.

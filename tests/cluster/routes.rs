@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinSet};
 
@@ -146,7 +147,7 @@ fn only_the_namespaces_that_are_named_are_looked_at() {
         let mut elsewhere = of(&unwatched, "elsewhere");
         elsewhere["spec"]["hostnames"] = json!([web.host()]);
         unwatched.apply(&elsewhere).await;
-        second_passes(&unwatched, "elsewhere").await;
+        is_over(created(&unwatched, "elsewhere").await).await;
         let mut _echoes = Vec::new();
         for namespace in [&web, &chat, &unwatched] {
             _echoes.push(Echo::behind(namespace, "chat").await);
@@ -180,7 +181,7 @@ fn of_equal_matches_the_older_object_wins_then_the_first_name() {
         let (host, of) = (chat.host(), |name: &str| chat.route(name, "/same", name));
 
         chat.apply(&of("zulu")).await;
-        second_passes(&chat, "zulu").await;
+        is_over(created(&chat, "zulu").await).await;
         chat.apply(&of("alpha")).await;
         let shadowed = chat.until_condition("alpha", "Conflicted", "True", "Shadowed").await;
         let both = format!("spec.rules[0]: rule \"main\" never matches: rule {}/zulu#main", chat.name());
@@ -208,6 +209,26 @@ fn of_equal_matches_the_older_object_wins_then_the_first_name() {
         .await;
         chat.until_condition("zulu", "Conflicted", "True", "Shadowed").await;
         holdfast.until_endpoint(&host, "/same", "alpha").await;
+    });
+}
+
+/// A default that is stored could never change.
+#[test]
+fn nothing_is_stored_in_a_route_but_defaults_of_shape() {
+    on_the_cluster(async |control_plane| {
+        let chat = Namespace::new(control_plane).await;
+        let backend = json!({"name": "chat", "port": 80});
+        let mut route = chat.route("chat", "/", "chat");
+        route["spec"]["rules"] = json!([{"matches": [{"headers": [{"name": "x", "value": "y"}]}], "backendRefs": [backend]}]);
+        route["spec"]["sessionPersistence"] = json!({});
+        route["spec"]["timeouts"] = json!({});
+        let stored = chat.apply(&route).await;
+        let header = json!({"type": "Exact", "name": "x", "value": "y"});
+        let matches = json!([{"path": {"type": "PathPrefix", "value": "/"}, "headers": [header]}]);
+        let backend = json!({"group": "", "kind": "Service", "name": "chat", "port": 80, "weight": 1});
+        route["spec"]["rules"] = json!([{"matches": matches, "backendRefs": [backend]}]);
+        route["spec"]["sessionPersistence"] = json!({"type": "Cookie"});
+        assert_eq!(stored.data["spec"], route["spec"]);
     });
 }
 
@@ -301,18 +322,15 @@ async fn is_programmed_after(namespace: &Namespace, name: &str) {
     namespace.until_condition(name, "Programmed", "True", "Programmed").await;
 }
 
-/// Waits until what is created next is younger than a route.
-pub async fn second_passes(namespace: &Namespace, route: &str) {
-    let created = created(namespace, route).await;
-    eventually("a second passes", async || {
-        k8s_openapi::jiff::Timestamp::now().as_second() > created
-    })
-    .await;
-}
-
-async fn created(namespace: &Namespace, route: &str) -> i64 {
+/// When a route was created, in seconds since 1970.
+pub async fn created(namespace: &Namespace, route: &str) -> i64 {
     let route = namespace.routes().get(route).await.unwrap();
     route.metadata.creation_timestamp.unwrap().0.as_second()
+}
+
+/// Waits until this second is over: what is written next has a later time, and what is created next is younger.
+pub async fn is_over(second: i64) {
+    eventually("a second is over", async || Timestamp::now().as_second() > second).await;
 }
 
 /// An object in a file, for kubectl.
