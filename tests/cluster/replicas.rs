@@ -209,11 +209,14 @@ fn nothing_is_written_but_leases_while_nothing_changes_and_little_when_something
         assert!(!writes.is_empty() && writes.len() as u64 <= most, "{}", writes.len());
 
         for edit in 0..5 {
-            let start = Timestamp::now();
+            let (start, started) = (Timestamp::now(), Instant::now());
             let name = &names[edit];
             team.apply(&team.namespace.route(name, &format!("/{name}/{edit}"), "chat"))
                 .await;
             team.until_programmed(name).await;
+            if edit == 0 {
+                println!("from an edit after a pause to Programmed: {:.0?}", started.elapsed());
+            }
             let writes = team.status_writes_since(start);
             assert!((1..=2).contains(&writes.len()), "{writes:?}");
             let by_the_leader = |write: &Request| write.by == members[leader].name && write.name == *name;
