@@ -205,6 +205,7 @@ fn names_the_field(refusal: &str, problem: &Problem) -> bool {
         None if message.ends_with(" is there twice") => {
             return refusal.contains(&format!("{}: Duplicate value: ", path.trim_end_matches(".name")));
         }
+        None if is_of_a_rule(&holdfast::api::crd(), message) => format!("{path}: Invalid value: {message}"),
         None => format!("{path}: "),
     };
     refusal.contains(&spelled)
@@ -252,6 +253,18 @@ fn folders(root: &Path) -> Vec<PathBuf> {
         found.push(root.to_owned());
     }
     found
+}
+
+/// Whether this is what one of the definition's own rules says.
+fn is_of_a_rule(definition: &Value, message: &str) -> bool {
+    match definition {
+        Value::Object(fields) => {
+            let is_rule = fields.contains_key("rule") && fields.get("message").is_some_and(|text| text == message);
+            is_rule || fields.values().any(|field| is_of_a_rule(field, message))
+        }
+        Value::Array(items) => items.iter().any(|item| is_of_a_rule(item, message)),
+        _ => false,
+    }
 }
 
 fn passes_check(path: &Path) -> bool {
