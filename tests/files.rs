@@ -116,6 +116,7 @@ fn check_says_what_is_wrong_where_and_what_to_do() {
 !!  chat/chat  ResolvedRefs=False BackendNotFound
     chat.yaml:12  backendRefs: [{name: nobody, port: 8080}]
                                        ^^^^^^ there is no Service chat/nobody
+    fix: create it, or refer to one that is there
 xx  web/all    Accepted=False HostnameConflict
     web.yaml:5  hostnames: [\"*.example.com\", chat.example.com]
                                              ^^^^^^^^^^^^^^^^ chat.example.com is owned by namespace chat (WebSocketRoute chat/chat)
@@ -216,7 +217,7 @@ fn check_leaves_out_other_classes_and_says_so() {
             "0 routes, 1 Service, 1 EndpointSlice, 1 route of another class: all accepted\n"
         )
     );
-    assert_eq!(place.run(&["check", "chat.yaml", "--class", "other"]).1.lines().count(), 4);
+    assert_eq!(place.run(&["check", "chat.yaml", "--class", "other"]).1.lines().count(), 5);
 }
 
 #[test]

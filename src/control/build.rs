@@ -213,20 +213,22 @@ fn resolve(index: &Index, route: &ObjectName, reference: &Reference) -> Result<A
         let fix = "add one there, or refer to a Service of the route's own namespace".to_owned();
         return Err(broken("namespace", Reason::RefNotPermitted, message, Some(fix)));
     }
-    let Some(service) = index.service(name) else {
-        return Err(broken(
+    let missing = || {
+        let fix = "create it, or refer to one that is there".to_owned();
+        broken(
             "name",
             Reason::BackendNotFound,
             format!("there is no Service {name}"),
-            None,
-        ));
+            Some(fix),
+        )
     };
+    let service = index.service(name).ok_or_else(missing)?;
     if service.external_name.is_some() && !index.settings().external_names {
         let message = format!("Service {name} is an ExternalName, which could reach anything");
-        return Err(broken("name", Reason::InvalidKind, message, None));
+        let fix = "refer to a Service with EndpointSlices".to_owned();
+        return Err(broken("name", Reason::InvalidKind, message, Some(fix)));
     }
     port(service, reference).map_err(|(reason, message)| broken("port", reason, message, None))?;
-    let missing = || broken("name", Reason::BackendNotFound, format!("there is no Service {name}"), None);
     index.cell(name, reference.port).cloned().ok_or_else(missing)
 }
 

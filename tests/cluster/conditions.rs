@@ -78,7 +78,7 @@ fn a_reference_that_leads_nowhere_is_named_and_heals_without_a_touch_of_the_rout
                 "nobody",
                 at("nobody", 80),
                 "BackendNotFound",
-                format!("name: there is no Service {ns}/nobody"),
+                format!("name: there is no Service {ns}/nobody: create it, or refer to one that is there"),
             ),
             (
                 "port",
