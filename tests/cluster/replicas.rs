@@ -208,9 +208,8 @@ fn nothing_is_written_but_leases_while_nothing_changes_and_little_when_something
         let most = STEADY.as_secs() / 2 + 3 * (STEADY.as_secs() / RENEWAL.as_secs() + 1) + 2;
         assert!(!writes.is_empty() && writes.len() as u64 <= most, "{}", writes.len());
 
-        for edit in 0..5 {
+        for (edit, name) in names.iter().enumerate().take(5) {
             let (start, started) = (Timestamp::now(), Instant::now());
-            let name = &names[edit];
             team.apply(&team.namespace.route(name, &format!("/{name}/{edit}"), "chat"))
                 .await;
             team.until_programmed(name).await;
