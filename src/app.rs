@@ -72,6 +72,8 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Bound {
     pub http: SocketAddr,
+    /// `None`: TLS is not served.
+    pub https: Option<SocketAddr>,
     pub admin: SocketAddr,
     config: Serve,
     source: Source,
@@ -92,10 +94,14 @@ pub fn build(config: Serve, access: Option<(Lines, Flush)>) -> Result<Bound, Sta
     let (delay, window) = config.drain()?;
     let settings = settings(&config);
     let bind = |flag, address| move |error| StartError::Bind { flag, address, error };
-    let proxy = Proxy::bind(settings, config.http).map_err(bind("http", config.http))?;
+    let mut proxy = Proxy::bind(settings, config.http).map_err(bind("http", config.http))?;
+    if let Some(https) = config.https {
+        proxy = proxy.with_https(https).map_err(bind("https", https))?;
+    }
     let admin_listener = admin::bind(config.admin).map_err(bind("admin", config.admin))?;
     Ok(Bound {
         http: proxy.address(),
+        https: proxy.https_address(),
         admin: admin_listener.local_addr()?,
         config,
         source,
@@ -115,6 +121,7 @@ fn settings(config: &Serve) -> Settings {
             proxies: config.trusted_proxies.clone(),
             proxy_protocol: config.proxy_protocol,
         },
+        https_redirect: config.https_redirect,
         limit: limits::connections(config.max_connections),
         receive_buffer: config.receive_buffer,
         queue_budget: usize::try_from(config.queue_memory.unwrap_or_else(limits::queue_memory)).unwrap_or(usize::MAX) / workers,
@@ -172,7 +179,8 @@ impl Bound {
             retire: (retire, in_charge),
         };
         let control = control::start(&self.source, options, wiring).await?;
-        tracing::info!(http = %self.http, admin = %self.admin, version = env!("CARGO_PKG_VERSION"), "serving");
+        let https = self.https.map(tracing::field::display);
+        tracing::info!(http = %self.http, https, admin = %self.admin, version = env!("CARGO_PKG_VERSION"), "serving");
 
         let mut process = Process {
             published,

@@ -79,6 +79,12 @@ pub struct Serve {
     /// Where clients connect; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", env = "HOLDFAST_HTTP", default_value = "[::]:8080", help_heading = LISTENERS)]
     pub http: SocketAddr,
+    /// Where clients connect with TLS; the certificates are those that routes name [default: nowhere]
+    #[arg(long, value_name = "ADDRESS", env = "HOLDFAST_HTTPS", help_heading = LISTENERS)]
+    pub https: Option<SocketAddr>,
+    /// Send clients that ask without TLS for a host that has it to the same address with TLS, by 308 instead of 421
+    #[arg(long, env = "HOLDFAST_HTTPS_REDIRECT", help_heading = LISTENERS)]
+    pub https_redirect: bool,
     /// Where /livez, /readyz and /metrics are served
     #[arg(long, value_name = "ADDRESS", env = "HOLDFAST_ADMIN", default_value = "[::]:9477", help_heading = LISTENERS)]
     pub admin: SocketAddr,

@@ -20,7 +20,9 @@ pub mod record;
 mod select;
 mod slot;
 mod socket;
+mod stream;
 mod sweep;
+mod tls;
 mod tunnel;
 mod untrusted;
 mod upgrade;
@@ -64,6 +66,8 @@ pub struct Settings {
     pub workers: usize,
     pub trust: Trust,
     pub limit: Limit,
+    /// Whether a host that has TLS answers requests without it by sending the client there.
+    pub https_redirect: bool,
     /// Bytes of each socket's kernel receive buffer.
     pub receive_buffer: u32,
     /// Bytes that one worker may queue for sides that accept nothing.
@@ -84,6 +88,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     pub drain: drain::Watch,
     pub beats: Beats,
+    /// `None`: nobody listens for TLS.
+    tls: Option<tls::Config>,
     admission: admission::Admission,
     untrusted: untrusted::Untrusted,
 }
@@ -124,8 +130,28 @@ impl Beats {
 #[derive(Debug)]
 pub struct Proxy {
     settings: Settings,
+    http: Bound,
+    https: Option<Bound>,
+}
+
+/// One address, bound once for each worker.
+#[derive(Debug)]
+struct Bound {
     address: SocketAddr,
     listeners: Vec<std::net::TcpListener>,
+}
+
+impl Bound {
+    /// Port 0 takes a free one, the same for all.
+    fn new(settings: &Settings, address: SocketAddr) -> io::Result<Self> {
+        let first = socket::listen(address, settings)?;
+        let address = first.local_addr()?;
+        let mut listeners = vec![first];
+        for _ in 1..settings.workers {
+            listeners.push(socket::listen(address, settings)?);
+        }
+        Ok(Self { address, listeners })
+    }
 }
 
 impl Proxy {
@@ -134,17 +160,20 @@ impl Proxy {
     /// # Errors
     /// When the address cannot be bound.
     pub fn bind(settings: Settings, http: SocketAddr) -> io::Result<Self> {
-        let first = socket::listen(http, &settings)?;
-        let address = first.local_addr()?;
-        let mut listeners = vec![first];
-        for _ in 1..settings.workers {
-            listeners.push(socket::listen(address, &settings)?);
-        }
         Ok(Self {
+            http: Bound::new(&settings, http)?,
+            https: None,
             settings,
-            address,
-            listeners,
         })
+    }
+
+    /// Binds an address for TLS as well.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn with_https(mut self, https: SocketAddr) -> io::Result<Self> {
+        self.https = Some(Bound::new(&self.settings, https)?);
+        Ok(self)
     }
 
     /// How many workers it will have.
@@ -154,7 +183,12 @@ impl Proxy {
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.http.address
+    }
+
+    /// Where it listens for TLS.
+    pub fn https_address(&self) -> Option<SocketAddr> {
+        self.https.as_ref().map(|bound| bound.address)
     }
 
     /// Starts the workers. They end when the drain has come to its end, or when one of them fails.
@@ -168,10 +202,13 @@ impl Proxy {
         metrics: Arc<Metrics>,
         drain: drain::Watch,
     ) -> io::Result<Running> {
-        let workers = self.listeners.len();
+        let workers = self.http.listeners.len();
+        let tls = self.https.is_some().then(|| tls::Config::new(Arc::clone(&published)));
+        let mut secure = self.https.map(|bound| bound.listeners).unwrap_or_default().into_iter();
         let shared = Arc::new(Shared {
             workers,
             instance: fastrand::u32(..1 << 24),
+            tls: tls.transpose().map_err(io::Error::other)?,
             admission: admission::Admission::new(self.settings.limit),
             settings: self.settings,
             published,
@@ -184,11 +221,12 @@ impl Proxy {
         let (doors, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(HANDED)).unzip();
         let (failed, failures) = mpsc::channel(1);
         let mut runtimes = Vec::with_capacity(workers);
-        for (index, (listener, door)) in self.listeners.into_iter().zip(receivers).enumerate() {
+        for (index, (listener, door)) in self.http.listeners.into_iter().zip(receivers).enumerate() {
             let start = Start {
                 index,
                 shared: Arc::clone(&shared),
                 listener,
+                secure: secure.next(),
                 door,
                 doors: doors.clone(),
                 blocker: shared.drain.block(),
@@ -222,6 +260,8 @@ struct Start {
     index: usize,
     shared: Arc<Shared>,
     listener: std::net::TcpListener,
+    /// The same for TLS.
+    secure: Option<std::net::TcpListener>,
     door: mpsc::Receiver<listener::Handed>,
     doors: listener::Doors,
     blocker: Option<Blocker>,
@@ -263,7 +303,10 @@ impl Start {
         let Ok(listener) = TcpListener::from_std(self.listener) else {
             return false;
         };
-        let mut accepting = tokio::task::spawn_local(listener::accept(Rc::clone(&worker), listener, self.doors));
+        let Ok(secure) = self.secure.map(TcpListener::from_std).transpose() else {
+            return false;
+        };
+        let mut accepting = listener::accept_all(&worker, listener, secure, &self.doors);
         let mut receiving = tokio::task::spawn_local(listener::receive(Rc::clone(&worker), self.door));
         let mut sweeping = tokio::task::spawn_local(sweep::run(Rc::clone(&worker)));
         let mut drain = self.shared.drain.clone();
@@ -279,7 +322,7 @@ impl Start {
         };
         let fine = tokio::select! {
             () = drained => true,
-            _ = &mut accepting => false,
+            _ = accepting.join_next() => false,
             _ = &mut receiving => false,
             _ = &mut sweeping => false,
         };

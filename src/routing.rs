@@ -3,9 +3,10 @@
 //! Owns the compiled form of every accepted route and the endpoint sets of the Services they name.
 //! The control plane builds a [`Snapshot`] and publishes it; the proxy reads it for each handshake.
 //! Pure: no I/O, no clock of its own, no async, nothing of Kubernetes or of an HTTP implementation. No lock is taken for a
-//! lookup or a pick.
+//! lookup or a pick. Of rustls only the form is used in which a certificate and its key are kept.
 
 pub mod balancer;
+pub mod certificate;
 pub mod endpoint;
 #[cfg(test)]
 mod fixture;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+pub use certificate::{Certificate, Certificates, HostTls};
 pub use endpoint::{Endpoint, EndpointCell, EndpointKey, EndpointSet, ServicePort};
 pub use route::{Backend, ObjectName, Rule, RuleId};
 pub use table::{Found, Handshake, Table};
@@ -32,6 +34,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// All compiled rules, indexed by host.
     pub table: Table,
+    /// Which host has which certificate.
+    pub certificates: Certificates,
 }
 
 /// Where the control plane puts the current [`Snapshot`] and the proxy reads it.

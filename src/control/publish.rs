@@ -48,7 +48,11 @@ impl Publisher {
         let Built { table, verdicts } = build_over(index, &self.rules);
         self.rules = table.rules().map(|rule| (rule.id.clone(), Arc::clone(rule))).collect();
         let generation = self.published.load().generation + 1;
-        self.published.store(Arc::new(Snapshot { generation, table }));
+        self.published.store(Arc::new(Snapshot {
+            generation,
+            table,
+            certificates: Default::default(),
+        }));
         self.metrics.published(generation, started.elapsed(), &verdicts);
         let rejected = verdicts.iter().filter(|verdict| !verdict.is_accepted()).count();
         tracing::info!(generation, routes = verdicts.len(), rejected, "routes published");

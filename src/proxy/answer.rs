@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, header};
+use http::{HeaderName, HeaderValue, Response, header, request};
 use http_body_util::Full;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::{sleep, timeout},
 };
 
-use super::{error::Reason, headers};
+use super::{error::Reason, headers, stream::Stream};
+use crate::routing::target;
 
-/// The answer that says `reason`: a status, `Proxy-Status` (RFC 9209) and one line of text.
-pub fn response(reason: Reason) -> Response<Full<Bytes>> {
+/// The answer that says `reason`, with the place where TLS is spoken if it sends the client there: a status, `Proxy-Status` (RFC 9209) and one line of text.
+pub fn response(reason: Reason, location: Option<HeaderValue>) -> Response<Full<Bytes>> {
     let answer = reason.answer();
     let mut response = Response::new(Full::new(Bytes::from(format!("{}\n", answer.text))));
     *response.status_mut() = answer.status;
@@ -38,14 +38,30 @@ pub fn response(reason: Reason) -> Response<Full<Bytes>> {
             fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             fields.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
+        Reason::RedirectedToHttps => {
+            if let Some(location) = location {
+                fields.insert(header::LOCATION, location);
+            }
+        }
         _ => {}
     }
     response
 }
 
+/// The same address with TLS, on its usual port: which one leads here, only the outside knows.
+pub fn location(scheme: &str, parts: &request::Parts) -> Option<HeaderValue> {
+    let authority = match parts.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => parts.headers.get(header::HOST)?.to_str().ok()?,
+    };
+    let host = target::host(authority)?;
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    HeaderValue::from_str(&format!("{scheme}://{host}{path}")).ok()
+}
+
 /// Writes a refusal and ends the connection in order.
-pub async fn refuse(mut socket: TcpStream, reason: Reason) {
-    let response = response(reason);
+pub async fn refuse(mut socket: Stream, reason: Reason, location: Option<HeaderValue>) {
+    let response = response(reason, location);
     let text = reason.answer().text;
     let mut out = Vec::with_capacity(512);
     write_status(
@@ -76,7 +92,7 @@ pub async fn refuse(mut socket: TcpStream, reason: Reason) {
 
 /// Ends our direction, then reads and drops what still comes until the peer ends its own: closing a socket with unread bytes
 /// resets it, and the peer would lose the answer.
-pub async fn linger(mut socket: TcpStream) {
+pub async fn linger(mut socket: Stream) {
     if socket.shutdown().await.is_err() {
         return;
     }

@@ -13,12 +13,14 @@ use super::{
     head::{self, Head, NoHead},
     headers::{Forwarded, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID},
     record::Attempt,
+    stream::Stream,
+    tls,
     upgrade::{self, Client, Kind},
     worker::Worker,
 };
 
 /// Where a connection came from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Origin {
     /// The other end of the socket.
     pub peer: SocketAddr,
@@ -26,18 +28,40 @@ pub struct Origin {
     pub source: SocketAddr,
     /// Whether the peer may say who the client is.
     pub trusted: bool,
+    pub arrival: Arrival,
+}
+
+/// How a connection came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    Plain,
+    Tls {
+        /// The host that the client asked for in its TLS handshake.
+        server_name: Option<Rc<str>>,
+    },
 }
 
 /// Serves a connection until it has become a tunnel or has ended.
-pub async fn serve(worker: Rc<Worker>, mut socket: TcpStream, peer: SocketAddr, admitted: Admitted) {
+pub async fn serve(worker: Rc<Worker>, mut socket: TcpStream, peer: SocketAddr, is_secure: bool, admitted: Admitted) {
     let deadline = Instant::now() + HEAD_TIME;
     let mut buffer = BytesMut::new();
-    let origin = match origin(&worker, &mut socket, &mut buffer, peer, deadline).await {
+    let mut origin = match origin(&worker, &mut socket, &mut buffer, peer, deadline).await {
         Ok(origin) => origin,
         Err(reason) => {
             Attempt::new(&worker, peer, peer).refused(reason);
-            return Box::pin(answer::refuse(socket, reason)).await;
+            if is_secure {
+                return; // nobody could read an answer
+            }
+            return Box::pin(answer::refuse(Stream::Plain(socket), reason, None)).await;
         }
+    };
+    let (mut socket, deadline) = if is_secure {
+        match Box::pin(secure(&worker, socket, &mut buffer, &mut origin, deadline)).await {
+            Some(socket) => (socket, Instant::now() + HEAD_TIME),
+            None => return,
+        }
+    } else {
+        (Stream::Plain(socket), deadline)
     };
     let head = match head::read(&mut socket, &mut buffer, deadline).await {
         Ok(head) => head,
@@ -48,7 +72,7 @@ pub async fn serve(worker: Rc<Worker>, mut socket: TcpStream, peer: SocketAddr, 
                 worker.shared.untrusted.proxy_header(&worker.shared, origin.peer);
             }
             Attempt::new(&worker, origin.peer, origin.source).refused(reason);
-            return Box::pin(answer::refuse(socket, reason)).await;
+            return Box::pin(answer::refuse(socket, reason, None)).await;
         }
     };
     let client = Client {
@@ -57,7 +81,7 @@ pub async fn serve(worker: Rc<Worker>, mut socket: TcpStream, peer: SocketAddr, 
         admitted,
     };
     match upgrade::classify(&head.parts) {
-        Kind::Handshake => upgrade_to_tunnel(&worker, origin, client, head.parts).await,
+        Kind::Handshake => upgrade_to_tunnel(&worker, &origin, client, head.parts).await,
         Kind::Plain => Box::pin(plain(worker, origin, client, head)).await,
     }
 }
@@ -69,16 +93,16 @@ async fn plain(worker: Rc<Worker>, origin: Origin, client: Client, head: Head) {
     prefix.put_slice(&client.early);
     drop(head);
     let admitted = client.admitted;
-    match fallback::serve(&worker, origin, client.socket, prefix.freeze(), admitted.is_over()).await {
+    match fallback::serve(&worker, origin.clone(), client.socket, prefix.freeze(), admitted.is_over()).await {
         Next::Ended => {}
         Next::Handshake { socket, early, parts } => {
             let client = Client { socket, early, admitted };
-            upgrade_to_tunnel(&worker, origin, client, *parts).await;
+            upgrade_to_tunnel(&worker, &origin, client, *parts).await;
         }
     }
 }
 
-async fn upgrade_to_tunnel(worker: &Rc<Worker>, origin: Origin, client: Client, parts: request::Parts) {
+async fn upgrade_to_tunnel(worker: &Rc<Worker>, origin: &Origin, client: Client, parts: request::Parts) {
     let (attempt, forwarded) = describe(worker, origin, &parts);
     upgrade::serve(worker, client, parts, forwarded, attempt).await;
 }
@@ -98,6 +122,7 @@ async fn origin(
             peer,
             source: peer,
             trusted,
+            arrival: Arrival::Plain,
         });
     }
     if !trusted && !trust.proxies.is_empty() {
@@ -111,6 +136,7 @@ async fn origin(
                 peer,
                 source,
                 trusted: trust.trusts(source.ip()),
+                arrival: Arrival::Plain,
             })
         }
         Err(error) if error.kind() == std::io::ErrorKind::TimedOut => Err(Reason::RequestTimeout),
@@ -118,19 +144,38 @@ async fn origin(
     }
 }
 
+/// Does the TLS handshake. `None`: it failed, which has been counted.
+async fn secure(
+    worker: &Worker,
+    socket: TcpStream,
+    early: &mut BytesMut,
+    origin: &mut Origin,
+    deadline: Instant,
+) -> Option<Stream> {
+    let accepted = worker.acceptor.as_ref()?.accept(socket, early, deadline).await;
+    let outcome = accepted
+        .as_ref()
+        .map_or_else(|outcome| *outcome, |_| tls::Handshake::Completed);
+    worker.shared.metrics.shared().tls_handshake(outcome);
+    if outcome != tls::Handshake::Completed {
+        tracing::debug!(client = %origin.source, outcome = outcome.word(), "no TLS connection");
+    }
+    let (tls, server_name) = accepted.ok()?;
+    early.clear();
+    origin.arrival = Arrival::Tls { server_name };
+    Some(Stream::Tls(tls))
+}
+
 /// The record of a request, and what its endpoint is told of the client.
-pub fn describe(worker: &Rc<Worker>, origin: Origin, parts: &request::Parts) -> (Attempt, Forwarded) {
+pub fn describe(worker: &Rc<Worker>, origin: &Origin, parts: &request::Parts) -> (Attempt, Forwarded) {
     let shared = &worker.shared;
     let client = shared.settings.trust.client(origin.source, &parts.headers);
     if !origin.trusted && parts.headers.contains_key(X_FORWARDED_FOR) {
         shared.untrusted.forwarded_for(shared, origin.source);
     }
     let mut attempt = Attempt::new(worker, origin.peer, client);
-    let secure = origin.trusted
-        && parts
-            .headers
-            .get(X_FORWARDED_PROTO)
-            .is_some_and(|proto| proto == "https" || proto == "wss");
+    let told = |proto: &HeaderValue| proto == "https" || proto == "wss";
+    let secure = origin.arrival != Arrival::Plain || (origin.trusted && parts.headers.get(X_FORWARDED_PROTO).is_some_and(told));
     attempt.scheme = if secure { "https" } else { "http" };
     let request_id = match parts.headers.get(X_REQUEST_ID) {
         Some(given) if origin.trusted => given.clone(),
@@ -144,6 +189,7 @@ pub fn describe(worker: &Rc<Worker>, origin: Origin, parts: &request::Parts) -> 
         client,
         trusted: origin.trusted,
         scheme: attempt.scheme,
+        arrival: origin.arrival.clone(),
         request_id,
     };
     (attempt, forwarded)
@@ -173,8 +219,8 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
-    /// The size of what an async function of four arguments returns.
-    fn size<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+    /// The size of what an async function of five arguments returns.
+    fn size<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -18,6 +18,12 @@ pub enum Reason {
     UpgradeRequired,
     /// `Sec-WebSocket-Version` is not 13.
     UnsupportedVersion,
+    /// The host has TLS, and this request came without it.
+    TlsRequired,
+    /// The same, where the client is sent there.
+    RedirectedToHttps,
+    /// The certificate that this connection was opened with is not the one of the host that the request names.
+    Misdirected,
     /// The request's head is larger than 32 KiB or has more than 100 fields.
     HeadersTooLarge,
     /// The backendRef whose turn it was cannot be resolved.
@@ -62,13 +68,16 @@ pub struct Answer {
 }
 
 impl Reason {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::MalformedRequest,
         Self::NoRoute,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::UpgradeRequired,
         Self::UnsupportedVersion,
+        Self::TlsRequired,
+        Self::RedirectedToHttps,
+        Self::Misdirected,
         Self::HeadersTooLarge,
         Self::UnresolvedBackend,
         Self::ConnectionRefused,
@@ -119,6 +128,24 @@ impl Reason {
                 426,
                 "http_request_error",
                 "Only version 13 of WebSocket is served.",
+            ),
+            Self::TlsRequired => (
+                "tls_required",
+                421,
+                "http_request_error",
+                "This host is served with TLS only.",
+            ),
+            Self::RedirectedToHttps => (
+                "redirected_to_https",
+                308,
+                "http_request_error",
+                "This host is served with TLS.",
+            ),
+            Self::Misdirected => (
+                "misdirected",
+                421,
+                "http_request_error",
+                "This connection was opened for another host.",
             ),
             Self::HeadersTooLarge => (
                 "headers_too_large",
@@ -223,7 +250,7 @@ mod tests {
         let words: HashSet<_> = Reason::ALL.iter().map(|reason| reason.word()).collect();
         assert_eq!(words.len(), Reason::ALL.len());
         for reason in Reason::ALL {
-            assert!(reason.status().as_u16() >= 400, "{reason:?}");
+            assert!(reason.status().as_u16() >= 300, "{reason:?}");
         }
     }
 }

@@ -21,7 +21,7 @@ use http::{Request, Response, Uri, Version, header, request};
 use http_body_util::{Either, Full};
 use hyper::{body::Incoming, server::conn::http1, service::Service};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
 use super::{
     answer,
@@ -31,6 +31,7 @@ use super::{
     headers,
     record::Attempt,
     select,
+    stream::Stream,
     upgrade::{self, Kind},
     worker::Worker,
 };
@@ -44,7 +45,7 @@ pub enum Next {
     Ended,
     /// A handshake came.
     Handshake {
-        socket: TcpStream,
+        socket: Stream,
         early: BytesMut,
         parts: Box<request::Parts>,
     },
@@ -53,11 +54,11 @@ pub enum Next {
 type Body = Either<Incoming, Full<Bytes>>;
 
 /// Serves requests on a connection until it ends or one of them is a handshake. `prefix` was read from it before.
-pub async fn serve(worker: &Rc<Worker>, origin: Origin, socket: TcpStream, prefix: Bytes, overload: bool) -> Next {
+pub async fn serve(worker: &Rc<Worker>, origin: Origin, socket: Stream, prefix: Bytes, overload: bool) -> Next {
     let unsent = Rc::new(Cell::new(false));
     let requests = Requests {
         worker: Rc::clone(worker),
-        origin,
+        origin: origin.clone(),
         overload,
         handshake: Rc::default(),
     };
@@ -79,7 +80,7 @@ pub async fn serve(worker: &Rc<Worker>, origin: Origin, socket: TcpStream, prefi
         }
         if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
             if let Err(error) = result {
-                note_error(worker, origin, &error);
+                note_error(worker, &origin, &error);
             }
             return Poll::Ready(None);
         }
@@ -112,7 +113,7 @@ pub async fn serve(worker: &Rc<Worker>, origin: Origin, socket: TcpStream, prefi
 }
 
 /// hyper has answered what it could not read; only the record is left to do.
-fn note_error(worker: &Rc<Worker>, origin: Origin, error: &hyper::Error) {
+fn note_error(worker: &Rc<Worker>, origin: &Origin, error: &hyper::Error) {
     let reason = match error {
         error if error.is_parse_too_large() => Reason::HeadersTooLarge,
         error if error.is_parse() => Reason::MalformedRequest,
@@ -151,24 +152,25 @@ impl Service<Request<Incoming>> for Requests {
             return Box::pin(pending());
         }
         let worker = Rc::clone(&self.worker);
-        let (origin, overload) = (self.origin, self.overload);
-        Box::pin(async move { Ok(answer_plain(&worker, origin, overload, parts, body).await) })
+        let (origin, overload) = (self.origin.clone(), self.overload);
+        Box::pin(async move { Ok(answer_plain(&worker, &origin, overload, parts, body).await) })
     }
 }
 
 /// Answers one plain request: by an endpoint, or by a refusal.
 async fn answer_plain(
     worker: &Rc<Worker>,
-    origin: Origin,
+    origin: &Origin,
     overload: bool,
     parts: request::Parts,
     body: Incoming,
 ) -> Response<Body> {
     let (mut attempt, forwarded) = describe(worker, origin, &parts);
     attempt.is_handshake = false;
+    let location = answer::location("https", &parts);
     let refused = |attempt: Attempt, reason: Reason| {
         attempt.refused(reason);
-        let mut response = answer::response(reason);
+        let mut response = answer::response(reason, location);
         let connection = if response.headers().contains_key(header::UPGRADE) {
             "upgrade, close"
         } else {
@@ -199,7 +201,7 @@ async fn forward(
     attempt: &mut Attempt,
 ) -> Result<Forwarded, Reason> {
     head::check(&parts)?;
-    let found = select::find(worker, &parts, attempt)?;
+    let found = select::find(worker, &parts, forwarded, attempt)?;
     if found.rule.fallback == Fallback::Reject {
         return Err(Reason::UpgradeRequired);
     }

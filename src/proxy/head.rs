@@ -7,11 +7,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, he
 use smallvec::SmallVec;
 use tokio::{
     io::AsyncReadExt,
-    net::TcpStream,
     time::{Instant, timeout_at},
 };
 
-use super::error::Reason;
+use super::{error::Reason, stream::Stream};
 
 /// A request's head.
 #[derive(Debug)]
@@ -33,7 +32,7 @@ pub enum NoHead {
 }
 
 /// Reads one head. What comes behind it stays in `buffer`, which may already hold bytes.
-pub async fn read(socket: &mut TcpStream, buffer: &mut BytesMut, deadline: Instant) -> Result<Head, NoHead> {
+pub async fn read(socket: &mut Stream, buffer: &mut BytesMut, deadline: Instant) -> Result<Head, NoHead> {
     loop {
         if !buffer.is_empty()
             && let Some(head) = parse(buffer).map_err(NoHead::Refused)?

@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header, request};
 
-use super::head::tokens;
+use super::{connection::Arrival, head::tokens};
 
-/// What the endpoint is told of the client.
+/// What is known of the client, most of which the endpoint is told.
 #[derive(Clone, Debug)]
 pub struct Forwarded {
     /// The address that the connection came from.
@@ -16,6 +16,7 @@ pub struct Forwarded {
     /// Whether the peer is a trusted proxy, so that what it says of the client is kept.
     pub trusted: bool,
     pub scheme: &'static str,
+    pub arrival: Arrival,
     /// What a request without an `X-Request-Id` gets.
     pub request_id: HeaderValue,
 }
@@ -158,6 +159,7 @@ mod tests {
             client: ([203, 0, 113, 7], 0).into(),
             trusted,
             scheme: "http",
+            arrival: Arrival::Plain,
             request_id: HeaderValue::from_static("ours"),
         }
     }

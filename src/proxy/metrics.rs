@@ -17,6 +17,7 @@ use tokio::runtime::RuntimeMetrics;
 use super::{
     end::{Cause, Initiator},
     slot::Peer,
+    tls,
 };
 use crate::routing::{Endpoint, EndpointKey, RuleId};
 
@@ -49,6 +50,7 @@ pub struct SharedMetrics {
     heartbeat_rtt: [Histogram; 2],
     /// Connections from private addresses that are no trusted proxy and yet speak for somebody else.
     pub untrusted_forwarders: AtomicU64,
+    tls_handshakes: [AtomicU64; tls::Handshake::ALL.len()],
     /// Accepted sockets that were given up before a request, because no file descriptor or memory was left.
     pub accept_errors: AtomicU64,
 }
@@ -196,6 +198,7 @@ impl Default for SharedMetrics {
             heartbeats_missed: Default::default(),
             heartbeat_rtt: [Histogram::new(RTT_BOUNDS), Histogram::new(RTT_BOUNDS)],
             untrusted_forwarders: AtomicU64::new(0),
+            tls_handshakes: Default::default(),
             accept_errors: AtomicU64::new(0),
         }
     }
@@ -208,6 +211,10 @@ impl SharedMetrics {
 
     pub fn heartbeat_answered(&self, leg: Peer, round_trip: Duration) {
         self.heartbeat_rtt[leg as usize].observe(round_trip);
+    }
+
+    pub fn tls_handshake(&self, outcome: tls::Handshake) {
+        self.tls_handshakes[outcome as usize].fetch_add(1, Relaxed);
     }
 
     /// Counts a Close frame that a side sent; `None`: it ended without one.

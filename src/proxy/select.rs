@@ -4,9 +4,9 @@ use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use http::{HeaderMap, HeaderValue, header, request};
 
-use super::{error::Reason, headers::Forwarded, record::Attempt, worker::Worker};
+use super::{connection::Arrival, error::Reason, headers::Forwarded, record::Attempt, worker::Worker};
 use crate::routing::{
-    Endpoint, Handshake, Rule,
+    Certificates, Endpoint, Handshake, Rule,
     balancer::{self, Client, NoPick},
     persistence, target,
 };
@@ -38,11 +38,16 @@ pub struct FoundRule {
 ///
 /// # Errors
 /// Why none serves it.
-pub fn find(worker: &Worker, parts: &request::Parts, attempt: &mut Attempt) -> Result<FoundRule, Reason> {
+pub fn find(worker: &Worker, parts: &request::Parts, forwarded: &Forwarded, attempt: &mut Attempt) -> Result<FoundRule, Reason> {
     let authority = authority(parts).ok_or(Reason::MalformedRequest)?;
     let host = target::host(authority).ok_or(Reason::MalformedRequest)?;
     let path = target::path(parts.uri.path()).ok_or(Reason::MalformedRequest)?;
     let snapshot = worker.shared.published.load();
+    let is_secure = forwarded.scheme == "https";
+    check_tls(&snapshot.certificates, &host, &forwarded.arrival, is_secure).map_err(|reason| match reason {
+        Reason::TlsRequired if worker.shared.settings.https_redirect => Reason::RedirectedToHttps,
+        reason => reason,
+    })?;
     let handshake = Handshake {
         host: &host,
         path: &path,
@@ -61,6 +66,17 @@ pub fn find(worker: &Worker, parts: &request::Parts, attempt: &mut Attempt) -> R
         matched_path: found.matched_path.into(),
         target,
     })
+}
+
+/// TLS belongs to the host: whether a request may ask for it on this connection.
+fn check_tls(certificates: &Certificates, host: &str, arrival: &Arrival, is_secure: bool) -> Result<(), Reason> {
+    match arrival {
+        // A trusted proxy may have taken the TLS off.
+        Arrival::Plain if is_secure || certificates.allows_plain(host) => Ok(()),
+        Arrival::Plain => Err(Reason::TlsRequired),
+        Arrival::Tls { server_name } if certificates.covers(server_name.as_deref(), host) => Ok(()),
+        Arrival::Tls { .. } => Err(Reason::Misdirected),
+    }
 }
 
 impl FoundRule {

@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use super::{
     end::{Cause, Initiator},
     slot::{Orders, Peer, Slot},
+    stream::Stream,
     worker::Worker,
 };
 use side::Side;
@@ -64,11 +65,11 @@ pub struct Early {
 
 impl Tunnel {
     /// A tunnel between two connected sockets whose handshakes are over.
-    pub fn new(client: TcpStream, endpoint: TcpStream, early: Early, slot: Rc<Slot>, worker: Rc<Worker>) -> Self {
+    pub fn new(client: Stream, endpoint: TcpStream, early: Early, slot: Rc<Slot>, worker: Rc<Worker>) -> Self {
         let early = (!early.client.is_empty() || !early.endpoint.is_empty()).then(|| Box::new(early));
         Self {
             client: Side::new(client),
-            endpoint: Side::new(endpoint),
+            endpoint: Side::new(Stream::Plain(endpoint)),
             slot,
             worker,
             ending: None,

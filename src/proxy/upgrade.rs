@@ -8,7 +8,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use http::{HeaderMap, StatusCode, header, request};
 use tokio::{
-    io::{AsyncWriteExt, Interest},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::TcpStream,
     time::timeout_at,
 };
@@ -19,6 +19,7 @@ use super::{
     headers::{self, Forwarded},
     record::Attempt,
     select::{self, Chosen},
+    stream::Stream,
     tunnel::{Early, Tunnel},
     upstream::{self, Answer, Dialled},
     worker::Worker,
@@ -28,19 +29,20 @@ pub use check::{Handshake, Kind, classify};
 /// A connection that asks for an upgrade, and what is known of it.
 #[derive(Debug)]
 pub struct Client {
-    pub socket: TcpStream,
+    pub socket: Stream,
     /// What came behind the request.
     pub early: BytesMut,
     pub admitted: Admitted,
 }
 
 /// Serves one handshake to its end: a tunnel in a task of its own, the endpoint's own answer, or a refusal.
-pub async fn serve(worker: &Rc<Worker>, client: Client, parts: request::Parts, forwarded: Forwarded, mut attempt: Attempt) {
+pub async fn serve(worker: &Rc<Worker>, mut client: Client, parts: request::Parts, forwarded: Forwarded, mut attempt: Attempt) {
     let (handshake, chosen) = match prepare(worker, &client, &parts, &forwarded, &mut attempt) {
         Ok(prepared) => prepared,
         Err(reason) => {
+            let location = answer::location("wss", &parts);
             attempt.refused(reason);
-            return Box::pin(answer::refuse(client.socket, reason)).await;
+            return Box::pin(answer::refuse(client.socket, reason, location)).await;
         }
     };
     let deadline = attempt.started() + chosen.rule.timeouts.handshake;
@@ -48,7 +50,7 @@ pub async fn serve(worker: &Rc<Worker>, client: Client, parts: request::Parts, f
         let exchange = timeout_at(deadline, open(worker, &handshake, &chosen, parts, &forwarded));
         tokio::select! {
             exchanged = exchange => exchanged.unwrap_or(Err(Reason::HandshakeTimeout)),
-            () = gone(&client.socket) => return, // the record says so when it is dropped
+            () = gone(&mut client) => return, // the record says so when it is dropped
         }
     };
     match exchanged {
@@ -62,7 +64,7 @@ pub async fn serve(worker: &Rc<Worker>, client: Client, parts: request::Parts, f
         }
         Err(reason) => {
             attempt.refused(reason);
-            Box::pin(answer::refuse(client.socket, reason)).await;
+            Box::pin(answer::refuse(client.socket, reason, None)).await;
         }
     }
 }
@@ -76,7 +78,7 @@ fn prepare(
     attempt: &mut Attempt,
 ) -> Result<(Handshake, Chosen), Reason> {
     let handshake = Handshake::parse(parts)?;
-    let found = select::find(worker, parts, attempt)?; // first, so that the record of a refusal names the rule
+    let found = select::find(worker, parts, forwarded, attempt)?; // first, so that the record of a refusal names the rule
     if worker.shared.drain.is_closing() {
         return Err(Reason::Draining);
     }
@@ -132,7 +134,7 @@ async fn begin(
 ) {
     chosen.set_cookie(&dialled.endpoint, &mut answer.headers);
     let head = write_switching(&mut answer.headers, handshake);
-    if client.socket.write_all(&head).await.is_err() {
+    if client.socket.write_all(&head).await.is_err() || client.socket.flush().await.is_err() {
         return;
     }
     let subprotocol = answer
@@ -163,8 +165,16 @@ fn write_switching(answer: &mut HeaderMap, handshake: &Handshake) -> Vec<u8> {
     out
 }
 
-/// Returns when the client ends its side. Early bytes stay where they are, and end the watch: they will be relayed.
-async fn gone(socket: &TcpStream) {
+/// Returns when the client ends its side. Early bytes end the watch: they will be relayed.
+async fn gone(client: &mut Client) {
+    let socket: &TcpStream = match &mut client.socket {
+        Stream::Plain(socket) => socket,
+        // Only the session knows what has come.
+        Stream::Tls(tls) => match tls.read_buf(&mut client.early).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => return std::future::pending().await,
+        },
+    };
     loop {
         if socket.readable().await.is_err() {
             return;

@@ -17,6 +17,7 @@ use super::{
     fallback::Pool,
     frame::MAX_CONTROL_FRAME,
     slot::{Opened, Slot},
+    tls,
 };
 
 /// Bytes that one read may bring: also the most that can be queued for a side that accepts nothing. With what was carried
@@ -36,6 +37,8 @@ pub struct Worker {
     pub clock: Clock,
     /// Where every read of the worker goes.
     pub scratch: RefCell<Box<[u8]>>,
+    /// `None`: nobody listens for TLS.
+    pub acceptor: Option<tls::Acceptor>,
     /// Bytes queued for sides that do not accept them.
     pub queued: Cell<usize>,
     /// Rung when `queued` passes the worker's budget.
@@ -53,6 +56,7 @@ impl Worker {
     pub fn new(index: usize, shared: Arc<Shared>) -> Self {
         Self {
             index,
+            acceptor: shared.tls.as_ref().map(tls::Acceptor::new),
             shared,
             clock: Clock::start(),
             scratch: RefCell::new(vec![0; HEADROOM + READ].into_boxed_slice()),

@@ -31,4 +31,5 @@ mod records;
 mod refusals;
 mod relay;
 mod timeouts;
+mod tls;
 mod workers;

@@ -63,6 +63,8 @@ async fn produce(reason: Reason) -> Option<Refused> {
         Reason::HandshakeTimeout => rule.timeouts.handshake = Duration::from_secs(1),
         // Without a free source port: tests/faults, in a network of its own.
         Reason::SourcePortsExhausted => return None,
+        // With certificates: tls.rs.
+        Reason::TlsRequired | Reason::RedirectedToHttps | Reason::Misdirected => return None,
         // Only a defect produces it, and none is built in for tests.
         Reason::Internal => return None,
     }
@@ -134,7 +136,13 @@ async fn every_reason_is_read_recorded_and_counted() {
         .into_iter()
         .flatten()
         .collect();
-    let elsewhere = [Reason::SourcePortsExhausted, Reason::Internal];
+    let elsewhere = [
+        Reason::SourcePortsExhausted,
+        Reason::Internal,
+        Reason::TlsRequired,
+        Reason::RedirectedToHttps,
+        Reason::Misdirected,
+    ];
     let missing: Vec<_> = Reason::ALL
         .into_iter()
         .filter(|reason| !produced.contains(reason) && !elsewhere.contains(reason))

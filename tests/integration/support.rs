@@ -21,8 +21,8 @@ use holdfast::{
         record::Recorder,
     },
     routing::{
-        Backend, Endpoint, EndpointCell, EndpointKey, EndpointSet, ObjectName, Published, Rule, RuleId, ServicePort, Snapshot,
-        Table,
+        Backend, Certificates, Endpoint, EndpointCell, EndpointKey, EndpointSet, ObjectName, Published, Rule, RuleId,
+        ServicePort, Snapshot, Table,
         endpoint::State,
         route::{Balancing, Fallback, Heartbeat, Heartbeats, Persistence, Timeouts},
         table::{Match, PathMatch, RouteSpec, RuleSpec},
@@ -46,9 +46,12 @@ const STUCK: Duration = Duration::from_millis(700);
 /// A running data plane.
 pub struct Gateway {
     pub address: SocketAddr,
+    pub https: SocketAddr,
     _running: Running,
     pub trigger: Trigger,
     published: Published,
+    /// Published with the next rules.
+    pub certificates: Certificates,
     collector: Collector,
     log: Log,
     _flush: Flush,
@@ -79,7 +82,9 @@ impl Gateway {
         let recorder = Arc::new(Recorder::new(lines, LogFormat::Json, None));
         let (trigger, watch, blocker) = drain::new();
         let proxy = Proxy::bind(settings, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let proxy = proxy.with_https("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = proxy.address();
+        let https = proxy.https_address().unwrap();
         let running = proxy
             .start(Arc::clone(&published), Arc::clone(&recorder), Arc::clone(&metrics), watch)
             .unwrap();
@@ -91,9 +96,11 @@ impl Gateway {
         };
         Self {
             address,
+            https,
             _running: running,
             trigger,
             published,
+            certificates: Certificates::default(),
             collector,
             log: Log::default(),
             _flush: flush,
@@ -110,7 +117,11 @@ impl Gateway {
         };
         let (table, _) = Table::build(vec![route]);
         let generation = self.published.load().generation + 1;
-        self.published.store(Arc::new(Snapshot { generation, table }));
+        self.published.store(Arc::new(Snapshot {
+            generation,
+            table,
+            certificates: self.certificates.clone(),
+        }));
     }
 
     /// Begins a drain.
@@ -174,6 +185,7 @@ pub fn settings() -> Settings {
     Settings {
         workers: 1,
         trust: Trust::default(),
+        https_redirect: false,
         limit: Limit {
             connections: 10_000,
             reserve: 100,

@@ -121,6 +121,36 @@ pub(super) const ENTRIES: &[Entry] = &[
         fix: "Wait for that endpoint, or use onUnavailable: Repick, which chooses another and sets a new cookie.",
     },
     Entry {
+        word: "tls_required",
+        kind: Kind::Reason,
+        brief: "The host has a certificate, and the request came without TLS.",
+        how: "TLS belongs to the host: once any accepted route gives it a certificate, no route serves it in plain.",
+        seen: NOTHING,
+        fix: "Connect with wss:// or https://. --https-redirect sends clients there; allowPlain: true in the route's spec.tls \
+              serves the host both ways. If a load balancer in front takes the TLS off, name it in --trusted-proxies and let it \
+              set X-Forwarded-Proto.",
+    },
+    Entry {
+        word: "redirected_to_https",
+        kind: Kind::Reason,
+        brief: "The host has a certificate, the request came without TLS, and --https-redirect sent it to the same address with \
+                TLS.",
+        how: "The answer names the host without a port: clients reach TLS on its usual one. Browsers do not follow it for a \
+              WebSocket.",
+        seen: NOTHING,
+        fix: "Nothing, if that is what you want; clients that connect with wss:// or https:// save the detour.",
+    },
+    Entry {
+        word: "misdirected",
+        kind: Kind::Reason,
+        brief: "The request names a host whose certificate is not the one that its connection was opened with.",
+        how: "The TLS handshake asked for one host (SNI) and the request's Host names another that has another certificate, or none \
+              that can be used.",
+        seen: NOTHING,
+        fix: "Clients must use a connection for the host that they opened it for. Hosts that share connections must name the same \
+              Secret in spec.tls.",
+    },
+    Entry {
         word: "overload",
         kind: Kind::Reason,
         brief: "As many connections are open as this process may hold.",

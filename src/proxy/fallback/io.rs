@@ -9,26 +9,25 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::proxy::stream::Stream;
 
 #[derive(Debug)]
 pub(super) struct Prefixed {
-    socket: TcpStream,
+    socket: Stream,
     prefix: Bytes,
     /// Whether the writer has not said since its last byte that all is out.
     unsent: Rc<Cell<bool>>,
 }
 
 impl Prefixed {
-    pub fn new(socket: TcpStream, prefix: Bytes, unsent: Rc<Cell<bool>>) -> Self {
+    pub fn new(socket: Stream, prefix: Bytes, unsent: Rc<Cell<bool>>) -> Self {
         Self { socket, prefix, unsent }
     }
 
     /// The socket, and what of the prefix nobody has read.
-    pub fn into_parts(self) -> (TcpStream, Bytes) {
+    pub fn into_parts(self) -> (Stream, Bytes) {
         (self.socket, self.prefix)
     }
 }

@@ -12,7 +12,7 @@ use prometheus::{
 
 use super::{Cause, CloseCode, Dial, Histogram, Initiator, Metrics, Padded, Peer, Relaxed, RuleMetrics, lock, names};
 use crate::{
-    proxy::record::Recorder,
+    proxy::{record::Recorder, tls},
     routing::{EndpointKey, Published},
 };
 
@@ -66,6 +66,10 @@ impl Collector {
         let codes = codes
             .iter()
             .map(|((initiator, code), count)| counter(&[("initiator", initiator.word()), ("code", &code.label())], *count));
+        let tls_handshakes = tls::Handshake::ALL.iter().filter_map(|outcome| {
+            let count = shared.tls_handshakes[*outcome as usize].load(Relaxed);
+            (count > 0).then(|| counter(&[("result", outcome.word())], count))
+        });
         let per_worker = |values: Vec<f64>, make: fn(&[(&str, &str)], f64) -> Metric| -> Vec<Metric> {
             values
                 .into_iter()
@@ -110,6 +114,7 @@ impl Collector {
                 &names::UNTRUSTED_FORWARDERS_TOTAL,
                 vec![counter(&[], shared.untrusted_forwarders.load(Relaxed))],
             ),
+            family(&names::TLS_HANDSHAKES_TOTAL, tls_handshakes.collect()),
             family(
                 &names::ACCEPT_ERRORS_TOTAL,
                 vec![counter(&[], shared.accept_errors.load(Relaxed))],

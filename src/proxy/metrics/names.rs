@@ -5,7 +5,7 @@ use prometheus::proto::MetricType;
 pub use crate::telemetry::metric::Name;
 
 /// All of them.
-pub const ALL: [Name; 20] = [
+pub const ALL: [Name; 21] = [
     CLOSE_CODES_TOTAL,
     HEARTBEATS_MISSED_TOTAL,
     HEARTBEAT_RTT_SECONDS,
@@ -16,6 +16,7 @@ pub const ALL: [Name; 20] = [
     RECORDS_DROPPED_TOTAL,
     UNTRUSTED_FORWARDERS_TOTAL,
     ACCEPT_ERRORS_TOTAL,
+    TLS_HANDSHAKES_TOTAL,
     ENDPOINT_CONNECTIONS_ACTIVE,
     ENDPOINT_DIALS_TOTAL,
     CONNECTIONS_ACTIVE,
@@ -87,6 +88,12 @@ pub const ACCEPT_ERRORS_TOTAL: Name = Name {
     kind: MetricType::COUNTER,
     labels: "",
     help: "Connections that could not be accepted.",
+};
+pub const TLS_HANDSHAKES_TOTAL: Name = Name {
+    name: "holdfast_tls_handshakes_total",
+    kind: MetricType::COUNTER,
+    labels: "result",
+    help: "TLS handshakes with clients, by how they went.",
 };
 pub const ENDPOINT_CONNECTIONS_ACTIVE: Name = Name {
     name: "holdfast_endpoint_connections_active",

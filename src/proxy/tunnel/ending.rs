@@ -24,7 +24,7 @@ impl Tunnel {
         if orders.settle_in {
             // Keepalive is for tunnels that are quiet for long; what accepted sockets inherit, dialled ones must be told. A
             // socket that is gone cannot be, and need not.
-            let _ = socket::keep_alive(&self.endpoint.socket, &self.worker.shared.settings.endpoint_keepalive);
+            let _ = socket::keep_alive(self.endpoint.socket.tcp(), &self.worker.shared.settings.endpoint_keepalive);
         }
         if let Some(peer) = orders.stalled {
             self.set_patience(peer, true);
@@ -48,7 +48,7 @@ impl Tunnel {
             Peer::Endpoint => &self.endpoint,
         };
         // A socket that is gone has no patience to set.
-        let _ = socket::set_patience(&side.socket, keepalive, send);
+        let _ = socket::set_patience(side.socket.tcp(), keepalive, send);
         self.slot.leg(peer).patient.set(stalled);
     }
 
@@ -163,14 +163,19 @@ impl Tunnel {
         }
         let client_done = self.client.out == Out::Closed && (self.client.said.is_some() || self.client.ended);
         if quiet && client_done && self.endpoint.ended && !self.client.is_queued() && !self.endpoint.is_queued() {
-            return true; // both have said and heard everything: closing the sockets is all that is left
+            // Both have said and heard everything: closing the sockets is all that is left, but TLS has a last word.
+            let queued = self.client.say_goodbye(cx);
+            self.worker.queue(queued);
+            return queued == 0;
         }
         if client_done || self.is_over(Peer::Client) || self.lingering {
-            self.client.shut_down(cx);
+            let queued = self.client.shut_down(cx);
+            self.worker.queue(queued);
         }
         // An endpoint that was told by a Close ends TCP itself, so that the waiting for late packets is on its ports.
         if self.lingering || (self.endpoint.out == Out::Open && self.is_over(Peer::Endpoint)) {
-            self.endpoint.shut_down(cx);
+            let queued = self.endpoint.shut_down(cx);
+            self.worker.queue(queued);
         }
         self.client.ended && self.endpoint.ended && !self.client.is_queued() && !self.endpoint.is_queued()
     }

@@ -6,22 +6,19 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::proxy::frame::Follower;
+use crate::proxy::{frame::Follower, stream::Stream};
 
 /// One leg.
 #[derive(Debug)]
 pub(super) struct Side {
-    pub socket: TcpStream,
+    pub socket: Stream,
     /// Follows what this side sends.
     pub follower: Follower,
     /// The beginning of a frame that this side has not sent the rest of.
     carried: Option<Box<[u8]>>,
-    /// What this side does not accept yet.
+    /// What this side does not accept yet. With TLS the stream itself keeps that, encrypted.
     stash: Option<Box<Stash>>,
     pub wants: Want,
     pub out: Out,
@@ -68,7 +65,7 @@ struct Stash {
 }
 
 impl Side {
-    pub fn new(socket: TcpStream) -> Self {
+    pub fn new(socket: Stream) -> Self {
         Self {
             socket,
             follower: Follower::default(),
@@ -96,12 +93,30 @@ impl Side {
 
     /// Reads once into `into`. 0: nothing is there now, or nothing comes any more and `ended` says so.
     pub fn read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> usize {
-        let mut buffer = ReadBuf::new(into);
-        match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
+        let read = match &mut self.socket {
+            Stream::Plain(socket) => {
+                let mut buffer = ReadBuf::new(into);
+                let result = Pin::new(socket).poll_read(cx, &mut buffer);
+                result.map_ok(|()| buffer.filled().len())
+            }
+            Stream::Tls(tls) => {
+                let read = tls.poll_receive(cx, into);
+                if tls.is_over() && self.out == Out::Open {
+                    self.out = Out::Dead;
+                }
+                read
+            }
+        };
+        match read {
             Poll::Pending => 0,
-            Poll::Ready(Ok(())) => {
-                self.ended = buffer.filled().is_empty();
-                buffer.filled().len()
+            Poll::Ready(Ok(read)) => {
+                self.ended = read == 0;
+                read
+            }
+            // TLS whose end was cut off is an attack only on those who have not been told of the end in another way.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof && self.said.is_some() => {
+                self.ended = true;
+                0
             }
             Poll::Ready(Err(error)) => {
                 self.broke(&error);
@@ -136,7 +151,16 @@ impl Side {
             stash.bytes.extend_from_slice(bytes);
             return bytes.len();
         }
-        let written = match Pin::new(&mut self.socket).poll_write(cx, bytes) {
+        let socket = match &mut self.socket {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(tls) => {
+                return tls.send(cx, bytes).unwrap_or_else(|error| {
+                    self.broke(&error);
+                    0
+                });
+            }
+        };
+        let written = match Pin::new(socket).poll_write(cx, bytes) {
             Poll::Pending => 0,
             Poll::Ready(Ok(written)) => written,
             Poll::Ready(Err(error)) => {
@@ -169,8 +193,12 @@ impl Side {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let socket = match &mut self.socket {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(tls) => return tls.poll_send(cx),
+        };
         while let Some(stash) = &mut self.stash {
-            let written = ready!(Pin::new(&mut self.socket).poll_write(cx, &stash.bytes[stash.written..]))?;
+            let written = ready!(Pin::new(&mut *socket).poll_write(cx, &stash.bytes[stash.written..]))?;
             stash.written += written;
             if stash.written == stash.bytes.len() {
                 self.stash = None;
@@ -180,18 +208,44 @@ impl Side {
     }
 
     pub fn is_queued(&self) -> bool {
-        self.stash.is_some()
+        match &self.socket {
+            Stream::Plain(_) => self.stash.is_some(),
+            Stream::Tls(tls) => tls.unsent() > 0,
+        }
     }
 
     /// Bytes queued for this side.
     pub fn queued(&self) -> usize {
-        self.stash.as_ref().map_or(0, |stash| stash.bytes.len() - stash.written)
+        match &self.socket {
+            Stream::Plain(_) => self.stash.as_ref().map_or(0, |stash| stash.bytes.len() - stash.written),
+            Stream::Tls(tls) => tls.unsent(),
+        }
     }
 
-    /// Ends our direction of TCP once everything queued is out.
-    pub fn shut_down(&mut self, cx: &mut Context<'_>) {
+    /// Says to a client with TLS that nothing more comes; returns how many bytes of that were queued.
+    pub fn say_goodbye(&mut self, cx: &mut Context<'_>) -> usize {
+        let Stream::Tls(tls) = &mut self.socket else { return 0 };
+        if self.out == Out::Dead || tls.unsent() > 0 {
+            return 0;
+        }
+        tls.say_goodbye();
+        match tls.poll_send(cx) {
+            Poll::Ready(Err(_)) => {
+                tls.give_up(); // whoever is gone needs no goodbye
+                0
+            }
+            _ => tls.unsent(),
+        }
+    }
+
+    /// Ends our direction once everything queued is out; returns how many bytes of that had to be queued themselves.
+    pub fn shut_down(&mut self, cx: &mut Context<'_>) -> usize {
         if self.shut_down || self.is_queued() || self.out == Out::Dead {
-            return;
+            return 0;
+        }
+        let queued = self.say_goodbye(cx);
+        if queued > 0 {
+            return queued;
         }
         self.shut_down = true;
         if self.out == Out::Open {
@@ -199,6 +253,7 @@ impl Side {
         }
         // A socket whose peer is gone cannot be shut down, and need not be.
         let _ = Pin::new(&mut self.socket).poll_shutdown(cx);
+        0
     }
 
     /// Notes that the last frame sent was a Close with `code`.
@@ -214,8 +269,14 @@ impl Side {
             self.out = Out::Closed;
         }
         let freed = self.queued();
-        if self.stash.take().is_some() {
+        if freed > 0 {
             self.told = None; // a Close would be the last of what was queued
+        }
+        match &mut self.socket {
+            Stream::Plain(_) => self.stash = None,
+            Stream::Tls(tls) => {
+                tls.give_up();
+            }
         }
         freed
     }

@@ -13,6 +13,7 @@ use crate::proxy::{
     answer,
     head::{single, tokens},
     headers,
+    stream::Stream,
     upstream::Answer,
 };
 
@@ -25,7 +26,7 @@ enum Body {
 }
 
 /// Passes the answer. The connection cannot serve another request: what came behind this one may have been meant as frames.
-pub async fn pass(mut client: TcpStream, mut endpoint: TcpStream, answer: Answer) {
+pub async fn pass(mut client: Stream, mut endpoint: TcpStream, answer: Answer) {
     let mut body = Body::of(answer.status, &answer.headers);
     let head = write_head(answer.status, answer.headers, &body);
     let passed = async {
