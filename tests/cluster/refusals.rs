@@ -162,9 +162,10 @@ impl Scene {
         }
     }
 
-    /// One that looks at nothing but the scene: the cluster is everybody's.
+    /// One that looks at nothing but the scene, for the cluster is everybody's, and whose log can be read.
     fn replica(&self) -> Replica {
-        Replica::of(&self.namespace, "a").args(&["--watch-namespace", self.namespace.name()])
+        let only = ["--watch-namespace", self.namespace.name(), "--access-log", "off"];
+        Replica::of(&self.namespace, "a").args(&only)
     }
 
     async fn witnesses(&self, replica: &Holdfast) -> Witnesses {
