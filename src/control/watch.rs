@@ -359,7 +359,8 @@ fn failed(error: kube::Error) -> Stop {
             retry_after: status
                 .details
                 .as_ref()
-                .map(|details| Duration::from_secs(details.retry_after_seconds.into())),
+                .map(|details| Duration::from_secs(details.retry_after_seconds.into()))
+                .or((status.code == 429).then_some(TOO_BUSY)),
             message: status.message,
         }),
         other => Stop::Failed(Failure::Lost(innermost(&other))),
@@ -415,6 +416,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// An API server that answers again, were it that it is not ready yet, is asked as after so many failures, however many there
 /// were: it soon will be.
 const RETURNING: u32 = 2;
+/// What an API server that is too busy asks for in a header, which the client does not show.
+const TOO_BUSY: Duration = Duration::from_secs(1);
 /// How long an API server may ask us to wait.
 const MOST_ASKED: Duration = Duration::from_secs(30);
 
@@ -479,6 +482,12 @@ mod tests {
         assert!(pauses[0] <= FIRST_PAUSE, "{pauses:?}");
         assert!(pauses.iter().all(|pause| *pause <= LONGEST_PAUSE), "{pauses:?}");
         assert!(pauses[10..].iter().all(|pause| *pause >= LONGEST_PAUSE / 2), "{pauses:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_too_busy_is_left_alone_for_a_while() {
+        let pauses = pauses(&[Ok((429, "Too many requests, please try again later.")); 10]).await;
+        assert!(pauses.iter().all(|pause| *pause >= TOO_BUSY), "{pauses:?}");
     }
 
     #[tokio::test(start_paused = true)]
