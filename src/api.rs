@@ -11,6 +11,7 @@ mod pattern;
 mod policy;
 mod rule;
 mod status;
+mod tls;
 
 use kube::{CustomResource, KubeSchema};
 use pattern::{HOSTNAME, SUBDOMAIN};
@@ -28,6 +29,7 @@ pub use rule::{
     ValueMatchType,
 };
 pub use status::{Condition, ConditionStatus, WebSocketRouteStatus};
+pub use tls::RouteTls;
 
 /// The API group.
 pub const GROUP: &str = "holdfast.dev";
@@ -58,7 +60,9 @@ pub const KIND: &str = "WebSocketRoute";
 )]
 #[x_kube(
     validation = Rule::new("self.rules.map(r, has(r.matches) ? size(r.matches) : 1).sum() <= 128")
-        .message("at most 128 matches in all rules together")
+        .message("at most 128 matches in all rules together"),
+    validation = Rule::new("!has(self.tls) || self.tls.all(t, !has(t.hosts) || t.hosts.all(h, has(self.hostnames) && h in self.hostnames))")
+        .message("each of tls[].hosts must be one of hostnames")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct WebSocketRouteSpec {
@@ -85,6 +89,12 @@ pub struct WebSocketRouteSpec {
         extend("x-kubernetes-list-type" = "set")
     )]
     pub hostnames: Vec<String>,
+
+    /// The certificates of the hosts, for connections with TLS. TLS belongs to the host: once an accepted route gives it a
+    /// certificate, no route serves it in plain unless allowPlain says so. Needs --https. At most 16. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub tls: Vec<RouteTls>,
 
     /// What to match and where it goes. Among the rules that match a handshake, whichever route they are in, one is
     /// chosen: Exact paths before RegularExpression before the longest PathPrefix, then more headers, more query

@@ -169,6 +169,8 @@ impl Bound {
         let options = control::Options {
             class: self.config.class.clone(),
             share_hosts: self.config.host_ownership == HostOwnership::Shared,
+            default_certificate: self.config.default_certificate.clone(),
+            serves_tls: self.https.is_some(),
         };
         let (retirement, retire, in_charge) = drain::new();
         let wiring = control::Wiring {

@@ -9,6 +9,7 @@ use crate::{
     cli,
     control::{Access, Cluster, InvalidTiming, Source, Timing},
     proxy::KeepAlive,
+    routing::ObjectName,
     telemetry::LogFormat,
 };
 
@@ -82,6 +83,9 @@ pub struct Serve {
     /// Where clients connect with TLS; the certificates are those that routes name [default: nowhere]
     #[arg(long, value_name = "ADDRESS", env = "HOLDFAST_HTTPS", help_heading = LISTENERS)]
     pub https: Option<SocketAddr>,
+    /// The Secret whose certificate is shown for hosts that have none of their own, and to clients that name no host
+    #[arg(long, value_name = "NAMESPACE/NAME", env = "HOLDFAST_DEFAULT_CERTIFICATE", value_parser = object_name, help_heading = LISTENERS)]
+    pub default_certificate: Option<ObjectName>,
     /// Send clients that ask without TLS for a host that has it to the same address with TLS, by 308 instead of 421
     #[arg(long, env = "HOLDFAST_HTTPS_REDIRECT", help_heading = LISTENERS)]
     pub https_redirect: bool,
@@ -277,6 +281,17 @@ fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|error| error.to_string())
 }
 
+/// Namespace and name of an object.
+fn object_name(text: &str) -> Result<ObjectName, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => Ok(ObjectName {
+            namespace: namespace.into(),
+            name: name.into(),
+        }),
+        _ => Err("write the Secret's namespace and name, such as chat/chat-tls".to_owned()),
+    }
+}
+
 /// Lists that come faster than this would only be a load on the API server.
 fn relist(text: &str) -> Result<Duration, String> {
     match duration(text)? {
@@ -385,6 +400,7 @@ mod tests {
             (&["--queue-memory", "5MB"], "KiB, MiB or GiB"),
             (&["--drain-delay", "15"], "--drain-delay"),
             (&["--workers", "0"], "--workers"),
+            (&["--default-certificate", "chat"], "such as chat/chat-tls"),
             (&["--to", "a:1", "--manifests", "b"], "cannot be used with"),
         ] {
             let error = Cli::try_parse_from(["holdfast"].iter().chain(args)).unwrap_err();

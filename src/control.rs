@@ -5,6 +5,7 @@
 //! swaps the Service's set. It never serves a connection and never waits for one.
 
 mod build;
+mod certificates;
 mod cluster;
 mod compile;
 mod convert;
@@ -45,7 +46,7 @@ pub use verdict::{Condition, Finding, Reason, Verdict};
 use crate::{
     drain::{self, Blocker},
     readiness::Guard,
-    routing::Published,
+    routing::{ObjectName, Published},
 };
 use cluster::{Read, Session};
 use manifests::Follower;
@@ -75,6 +76,10 @@ pub struct Options {
     pub class: String,
     /// Whether routes of every namespace may share a hostname.
     pub share_hosts: bool,
+    /// The Secret whose certificate hosts without one of their own show.
+    pub default_certificate: Option<ObjectName>,
+    /// Whether anybody listens for TLS.
+    pub serves_tls: bool,
 }
 
 /// Why the control plane cannot start.
@@ -168,13 +173,15 @@ pub async fn start(
         class: options.class,
         share_hosts: options.share_hosts,
         external_names: !matches!(feed, Feed::Cluster(_)),
+        default_certificate: options.default_certificate,
         defaults: Defaults::default(),
     };
     let plane = Plane {
         index: Index::new(settings),
-        publisher: Publisher::new(wiring.published, metrics),
+        publisher: Publisher::new(wiring.published, metrics, options.serves_tls),
         feed,
         due: None,
+        expiry: None,
         is_synced: false,
         synced: Some(wiring.synced),
     };
@@ -211,6 +218,8 @@ struct Plane {
     feed: Feed,
     /// When to build.
     due: Option<Instant>,
+    /// When the next certificate expires.
+    expiry: Option<Instant>,
     is_synced: bool,
     /// Until the first table is published.
     synced: Option<Guard>,
@@ -226,7 +235,7 @@ impl Plane {
             self.take(Message::Synced, &mut resolver);
         }
         loop {
-            let due = self.due;
+            let due = [self.due, self.expiry].into_iter().flatten().min();
             tokio::select! {
                 message = messages.recv() => match message {
                     Some(message) => self.take(message, &mut resolver),
@@ -252,8 +261,12 @@ impl Plane {
 
     fn publish(&mut self) {
         self.due = None;
+        let now = jiff::Timestamp::now().as_second();
+        self.index.set_now(now);
         self.index.forget_unreferenced();
         self.publisher.publish(&self.index);
+        let expires_in = self.index.next_expiry().map(|expiry| Duration::from_secs(expiry.saturating_sub(now).unsigned_abs()));
+        self.expiry = expires_in.map(|wait| Instant::now() + wait.min(LOOK_AT_CLOCK));
         self.synced = None;
         if let Feed::Cluster(session) = &self.feed {
             session.published(&self.publisher);
@@ -313,6 +326,8 @@ impl Plane {
 const MESSAGES: usize = 64;
 /// Changes that come within this time become one table.
 const DEBOUNCE: Duration = Duration::from_millis(20);
+/// A clock may be set: what expires later than this is looked at again.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(24 * 3600);
 /// How long the first table may wait for names to be resolved.
 const FIRST_ANSWERS: Duration = Duration::from_secs(5);
 
@@ -341,6 +356,8 @@ mod tests {
         let options = Options {
             class: "holdfast".to_owned(),
             share_hosts: false,
+            default_certificate: None,
+            serves_tls: false,
         };
         let (_trigger, watch, blocker) = drain::new();
         let wiring = Wiring {

@@ -44,6 +44,7 @@ fn built(file: &Path, text: &str) -> (Index, Built, Vec<manifests::Problem>) {
         class: "holdfast".to_owned(),
         share_hosts: flags.contains("share-hosts"),
         external_names: !flags.contains("cluster"),
+        default_certificate: None,
         defaults: Defaults::default(),
     });
     let read = manifests::read(&[file.to_owned()]).unwrap();
@@ -138,6 +139,7 @@ fn every_reason_is_explained() {
         Reason::RefNotPermitted,
         Reason::InvalidKind,
         Reason::UnsupportedProtocol,
+        Reason::InvalidCertificateRef,
         Reason::Programmed,
         Reason::Invalid,
         Reason::Shadowed,

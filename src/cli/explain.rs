@@ -314,6 +314,7 @@ mod tests {
             Reason::RefNotPermitted,
             Reason::InvalidKind,
             Reason::UnsupportedProtocol,
+            Reason::InvalidCertificateRef,
             Reason::Programmed,
             Reason::Pending,
             Reason::Invalid,
@@ -332,6 +333,7 @@ mod tests {
         | Reason::RefNotPermitted
         | Reason::InvalidKind
         | Reason::UnsupportedProtocol
+        | Reason::InvalidCertificateRef
         | Reason::Programmed
         | Reason::Pending
         | Reason::Invalid

@@ -52,11 +52,13 @@ impl Offline {
             class: view.class.clone(),
             share_hosts: view.host_ownership == HostOwnership::Shared,
             external_names: true,
+            default_certificate: None,
             defaults: Defaults::default(),
         });
         for (object, _) in &manifests.objects {
             index.apply(Event::Apply(object.clone()));
         }
+        index.set_now(jiff::Timestamp::now().as_second());
         let built = build(&index);
         Ok(Self { manifests, index, built })
     }

@@ -3,14 +3,14 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    compile::{CompiledRule, Reference},
+    compile::{CompiledRule, CompiledTls, Reference},
     index::{Entry, Index},
-    object::Service,
+    object::{ObjectKind, Service},
     path::{Fault, FieldPath},
     verdict::{Finding, Reason, Verdict},
 };
 use crate::routing::{
-    Backend, EndpointCell, ObjectName, Rule, RuleId, ServicePort, Table,
+    Backend, Certificate, Certificates, EndpointCell, HostTls, ObjectName, Rule, RuleId, ServicePort, Table,
     balancer::Cursor,
     table::{RouteSpec, RuleSpec, Shadowed},
 };
@@ -19,6 +19,7 @@ use crate::routing::{
 #[derive(Debug)]
 pub struct Built {
     pub table: Table,
+    pub certificates: Certificates,
     /// One for each route of our class, by name.
     pub verdicts: Vec<Verdict>,
 }
@@ -36,6 +37,7 @@ pub fn build(index: &Index) -> Built {
 pub(super) fn build_over(index: &Index, before: &Rules) -> Built {
     let mut owners = Owners::default();
     let mut specs = Vec::new();
+    let mut certificates = Certificates::new(default_certificate(index));
     let mut verdicts = Vec::new();
     let mut entries: Vec<&Entry> = index.entries().collect();
     entries.sort_by(|a, b| (a.route.created, &a.route.name).cmp(&(b.route.created, &b.route.name)));
@@ -54,6 +56,14 @@ pub(super) fn build_over(index: &Index, before: &Rules) -> Built {
             shadowed: Vec::new(),
         };
         let rules = rules(index, entry, before, &mut verdict.unresolved);
+        for tls in &compiled.tls {
+            let of_host = host_tls(index, entry, tls, &mut verdict.unresolved);
+            match tls.hosts.as_slice() {
+                _ if !verdict.is_accepted() => {}
+                [] => certificates.add(None, of_host),
+                hosts => hosts.iter().for_each(|host| certificates.add(Some(host), of_host.clone())),
+            }
+        }
         if verdict.is_accepted() {
             specs.push(RouteSpec {
                 name: entry.route.name.clone(),
@@ -67,7 +77,11 @@ pub(super) fn build_over(index: &Index, before: &Rules) -> Built {
     let (table, shadowed) = Table::build(specs);
     verdicts.sort_by(|a, b| a.route.cmp(&b.route));
     report(index, shadowed, &mut verdicts);
-    Built { table, verdicts }
+    Built {
+        table,
+        certificates,
+        verdicts,
+    }
 }
 
 /// Which namespace owns which hostname: that of the oldest route that names it.
@@ -160,6 +174,46 @@ fn rules(index: &Index, entry: &Entry, before: &Rules, unresolved: &mut Vec<Find
     compiled.rules.iter().map(rule).collect()
 }
 
+/// The certificate of hosts without one of their own.
+fn default_certificate(index: &Index) -> Option<Arc<Certificate>> {
+    let secret = index.settings().default_certificate.as_ref()?;
+    index.certificates().get(secret)?.certificate.clone()
+}
+
+/// What a certificate that a route names comes to. One that must not be shown is like one that is missing: its hosts are not
+/// served.
+fn host_tls(index: &Index, entry: &Entry, tls: &CompiledTls, unresolved: &mut Vec<Finding>) -> HostTls {
+    let (route, secret) = (&entry.route.name, &tls.secret);
+    let is_granted = secret.namespace == route.namespace || index.is_granted(&route.namespace, ObjectKind::Secret, secret);
+    let certificates = index.certificates();
+    let finding = if is_granted {
+        certificates.fault(secret).map(|fault| Finding {
+            reason: Reason::InvalidCertificateRef,
+            fault: Fault::new(tls.path.field("secretName"), fault),
+            fix: None,
+        })
+    } else {
+        let message = format!(
+            "no ReferenceGrant in namespace {} lets WebSocketRoutes of {} refer to Secret {secret}",
+            secret.namespace, route.namespace
+        );
+        Some(Finding {
+            reason: Reason::RefNotPermitted,
+            fault: Fault::new(tls.path.field("secretNamespace"), message),
+            fix: Some("add one there, or refer to a Secret of the route's own namespace".to_owned()),
+        })
+    };
+    unresolved.extend(finding);
+    HostTls {
+        secret: secret.clone(),
+        certificate: certificates
+            .get(secret)
+            .filter(|_| is_granted)
+            .and_then(|held| held.certificate.clone()),
+        allows_plain: tls.allows_plain,
+    }
+}
+
 /// Whether two rules of the same name mean the same.
 fn is_same(a: &Rule, b: &Rule) -> bool {
     let is_same_backend = |(a, b): (&Backend, &Backend)| {
@@ -205,7 +259,7 @@ fn resolve(index: &Index, route: &ObjectName, reference: &Reference) -> Result<A
         let message = format!("{} cannot be referred to, only a Service can", kind.trim_end_matches('.'));
         return Err(broken("kind", Reason::InvalidKind, message, None));
     }
-    if name.namespace != route.namespace && !index.is_granted(&route.namespace, name) {
+    if name.namespace != route.namespace && !index.is_granted(&route.namespace, ObjectKind::Service, name) {
         let message = format!(
             "no ReferenceGrant in namespace {} lets WebSocketRoutes of {} refer to Service {name}",
             name.namespace, route.namespace

@@ -303,9 +303,9 @@ mod tests {
 
     #[test]
     fn every_kind_is_followed_in_every_namespace() {
-        assert_eq!(scopes(&[]).len(), ObjectKind::ALL.len());
+        assert_eq!(scopes(&[]).len(), COLLECTIONS.len());
         let named = scopes(&["chat".to_owned(), "web".to_owned()]);
-        assert_eq!(named.len(), 2 * ObjectKind::ALL.len());
+        assert_eq!(named.len(), 2 * COLLECTIONS.len());
         let text: Vec<String> = named.iter().map(ToString::to_string).collect();
         assert!(text.contains(&"EndpointSlice/web".to_owned()), "{text:?}");
     }

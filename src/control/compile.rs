@@ -12,7 +12,7 @@ use crate::{
     api::{
         Algorithm, BackendRef, Cookie as CookieSpec, FallbackType, HashSourceType, LoadBalancing,
         OnUnavailable as OnUnavailableSpec, PathMatch as PathSpec, PathMatchType, PersistenceType, RouteMatch, RouteRule,
-        SameSite as SameSiteSpec, SessionPersistence, ValueMatchType, WebSocketRouteSpec,
+        RouteTls, SameSite as SameSiteSpec, SessionPersistence, ValueMatchType, WebSocketRouteSpec,
     },
     routing::{
         ObjectName, RuleId,
@@ -28,8 +28,19 @@ pub(crate) struct Compiled {
     /// What its schema admits and still cannot mean anything: the route is not accepted then.
     pub(crate) faults: Vec<Fault>,
     pub(crate) hostnames: Vec<Box<str>>,
+    pub(crate) tls: Vec<CompiledTls>,
     pub(crate) rules: Vec<CompiledRule>,
     pub(crate) policies: Policies,
+}
+
+/// A certificate that a route names.
+#[derive(Debug)]
+pub(crate) struct CompiledTls {
+    pub(crate) path: FieldPath,
+    pub(crate) secret: ObjectName,
+    /// Empty: every host.
+    pub(crate) hosts: Vec<Box<str>>,
+    pub(crate) allows_plain: bool,
 }
 
 #[derive(Debug)]
@@ -78,6 +89,7 @@ pub(crate) fn compile(name: &ObjectName, spec: &WebSocketRouteSpec, defaults: &D
     let hostnames = spec.hostnames.iter().map(|hostname| hostname.as_str().into()).collect();
     Compiled {
         faults: faults.0,
+        tls: certificates(name, spec, &root),
         hostnames,
         rules,
         policies,
@@ -92,6 +104,25 @@ impl Faults {
     fn add(&mut self, path: FieldPath, message: impl Into<String>) {
         self.0.push(Fault::new(path, message));
     }
+}
+
+fn certificates(route: &ObjectName, spec: &WebSocketRouteSpec, root: &FieldPath) -> Vec<CompiledTls> {
+    let certificate = |(index, tls): (usize, &RouteTls)| {
+        let hosts = if tls.hosts.is_empty() { &spec.hostnames } else { &tls.hosts };
+        CompiledTls {
+            path: root.field("tls").item(index),
+            secret: ObjectName {
+                namespace: tls
+                    .secret_namespace
+                    .as_deref()
+                    .map_or_else(|| Arc::clone(&route.namespace), Arc::from),
+                name: tls.secret_name.as_str().into(),
+            },
+            hosts: hosts.iter().map(|host| host.as_str().into()).collect(),
+            allows_plain: tls.allow_plain.unwrap_or(false),
+        }
+    };
+    spec.tls.iter().enumerate().map(certificate).collect()
 }
 
 fn matches(rule: &RouteRule, path: &FieldPath, faults: &mut Faults) -> Vec<Match> {

@@ -6,12 +6,15 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::{
+    ByteString,
+    api::{core::v1 as core, discovery::v1 as discovery},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::{
-    object::{EndpointSlice, Pod, Port, ReferenceGrant, Service, SliceEndpoint},
+    object::{EndpointSlice, Pod, Port, ReferenceGrant, Secret, Service, SliceEndpoint},
     path::{Fault, FieldPath, Step},
     schema::Schema,
 };
@@ -164,6 +167,22 @@ fn out_of_range(path: &FieldPath, number: i32) -> Fault {
     Fault::new(path.clone(), format!("{number} is not from 1 to 65535"))
 }
 
+/// A Secret of type kubernetes.io/tls.
+pub(super) fn secret(name: ObjectName, object: core::Secret) -> Result<Secret, Vec<Fault>> {
+    let mut data = object.data.unwrap_or_default();
+    let text = object.string_data.unwrap_or_default();
+    data.extend(text.into_iter().map(|(key, text)| (key, ByteString(text.into_bytes()))));
+    let mut take = |key: &str| data.remove(key).map(|ByteString(bytes)| bytes.into_boxed_slice());
+    match (take(CHAIN), take(PRIVATE_KEY)) {
+        (Some(chain), Some(key)) => Ok(Secret { name, chain, key }),
+        (chain, _) => {
+            let missing = if chain.is_none() { CHAIN } else { PRIVATE_KEY };
+            let message = format!("{missing} is required for type {TLS_SECRET}");
+            Err(vec![Fault::of_name(FieldPath::of(["data"]), message)])
+        }
+    }
+}
+
 /// The spec of a ReferenceGrant as Gateway API has it.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct GrantSpec {
@@ -186,17 +205,21 @@ struct GrantTo {
     name: Option<String>,
 }
 
-/// A ReferenceGrant, reduced to what concerns WebSocketRoutes and Services.
+/// A ReferenceGrant, reduced to what concerns WebSocketRoutes, Services and Secrets.
 pub(super) fn reference_grant(name: ObjectName, spec: GrantSpec) -> ReferenceGrant {
     let from = spec
         .from
         .into_iter()
         .filter(|from| from.group == api::GROUP && from.kind == api::KIND);
-    let to = spec.to.into_iter().filter(|to| to.group.is_empty() && to.kind == "Service");
+    let to = |kind: &str| {
+        let of_kind = spec.to.iter().filter(|to| to.group.is_empty() && to.kind == kind);
+        of_kind.map(|to| to.name.as_deref().map(Box::from)).collect()
+    };
     ReferenceGrant {
         name,
         from: from.map(|from| from.namespace.into()).collect(),
-        to: to.map(|to| to.name.map(Box::from)).collect(),
+        to: to("Service"),
+        to_secrets: to("Secret"),
     }
 }
 
@@ -219,6 +242,11 @@ static SCHEMA: LazyLock<Result<Schema, String>> = LazyLock::new(|| {
     let schema = crd.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap_or(&Value::Null);
     Schema::compile(schema).map_err(|error| error.to_string())
 });
+
+/// The type of Secrets that certificates are in.
+pub(super) const TLS_SECRET: &str = "kubernetes.io/tls";
+const CHAIN: &str = "tls.crt";
+const PRIVATE_KEY: &str = "tls.key";
 
 /// The label that names the Service of an EndpointSlice.
 pub(super) const SERVICE_LABEL: &str = "kubernetes.io/service-name";

@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    certificates::Certificates,
     compile::{Compiled, compile},
     endpoints::{self, Member},
     object::{EndpointSlice, Event, Key, Object, ObjectKind, ReferenceGrant, Route, Service},
@@ -26,6 +27,8 @@ pub struct Settings {
     pub share_hosts: bool,
     /// Whether ExternalName Services are resolved by DNS. In a cluster they are refused: they could reach anything.
     pub external_names: bool,
+    /// The Secret whose certificate hosts without one of their own show.
+    pub default_certificate: Option<ObjectName>,
     pub defaults: Defaults,
 }
 
@@ -38,6 +41,7 @@ pub struct Index {
     slices: HashMap<ObjectName, EndpointSlice>,
     slices_of: HashMap<ObjectName, BTreeSet<ObjectName>>,
     grants: BTreeMap<ObjectName, ReferenceGrant>,
+    certificates: Certificates,
     addresses: HashMap<Arc<str>, Vec<IpAddr>>,
     /// By Service and port, for each one that a route refers to, whether it exists or not.
     cells: HashMap<ObjectName, BTreeMap<u16, Arc<EndpointCell>>>,
@@ -65,6 +69,10 @@ pub enum Change {
 
 impl Index {
     pub fn new(settings: Settings) -> Self {
+        let mut certificates = Certificates::default();
+        if let Some(secret) = &settings.default_certificate {
+            certificates.want(secret);
+        }
         Self {
             settings,
             routes: BTreeMap::new(),
@@ -72,6 +80,7 @@ impl Index {
             slices: HashMap::new(),
             slices_of: HashMap::new(),
             grants: BTreeMap::new(),
+            certificates,
             addresses: HashMap::new(),
             cells: HashMap::new(),
             endpoints: HashMap::new(),
@@ -89,13 +98,31 @@ impl Index {
                 let old = self.grants.insert(grant.name.clone(), grant.clone());
                 table_if(old.as_ref() != Some(&grant))
             }
+            Event::Apply(Object::Secret(secret)) => table_if(self.certificates.apply(secret)),
             Event::Delete(Key { kind, name }) => self.delete(kind, &name),
             Event::Resolved { host, addresses } => self.resolved(host, addresses),
         }
     }
 
+    /// Tells the time, in seconds since 1970: certificates expire. Untold, none does.
+    pub fn set_now(&mut self, now: i64) {
+        self.certificates.set_now(now);
+    }
+
+    /// When the next certificate in use expires.
+    pub fn next_expiry(&self) -> Option<i64> {
+        self.certificates.next_expiry()
+    }
+
     /// Forgets what no route refers to any longer. Before a build, so that the next one finds what it needs.
     pub fn forget_unreferenced(&mut self) {
+        let named = self
+            .routes
+            .values()
+            .flat_map(|entry| &entry.compiled.tls)
+            .map(|tls| &tls.secret);
+        self.certificates
+            .want_only(&named.chain(&self.settings.default_certificate).collect());
         let mut wanted: HashMap<&ObjectName, BTreeSet<u16>> = HashMap::new();
         for entry in self.routes.values() {
             for reference in entry.compiled.rules.iter().flat_map(|rule| &rule.references) {
@@ -134,6 +161,7 @@ impl Index {
             ObjectKind::Service => Box::new(self.services.keys()),
             ObjectKind::EndpointSlice => Box::new(self.slices.keys()),
             ObjectKind::ReferenceGrant => Box::new(self.grants.keys()),
+            ObjectKind::Secret => Box::new(self.certificates.names()),
         }
     }
 
@@ -149,16 +177,26 @@ impl Index {
         self.routes.values()
     }
 
-    /// Whether some grant lets routes of `from` refer to `service`.
-    pub(super) fn is_granted(&self, from: &str, service: &ObjectName) -> bool {
-        let there = self.grants.values().filter(|grant| grant.name.namespace == service.namespace);
+    /// The certificates that routes name.
+    pub(super) fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+
+    /// Whether some grant lets routes of `from` refer to a Service or a Secret.
+    pub(super) fn is_granted(&self, from: &str, kind: ObjectKind, to: &ObjectName) -> bool {
+        let there = self.grants.values().filter(|grant| grant.name.namespace == to.namespace);
         there
             .filter(|grant| grant.from.iter().any(|namespace| **namespace == *from))
             .any(|grant| {
-                let names = grant.to.iter();
+                let names = if kind == ObjectKind::Secret {
+                    &grant.to_secrets
+                } else {
+                    &grant.to
+                }
+                .iter();
                 names
                     .map(Option::as_deref)
-                    .any(|name| name.is_none_or(|name| *name == *service.name))
+                    .any(|name| name.is_none_or(|name| *name == *to.name))
             })
     }
 
@@ -191,6 +229,7 @@ impl Index {
         for service in services {
             self.refresh(service);
         }
+        compiled.tls.iter().for_each(|tls| self.certificates.want(&tls.secret));
         self.routes.insert(route.name.clone(), Entry { route, compiled });
         Change::Table
     }
@@ -230,6 +269,7 @@ impl Index {
         match kind {
             ObjectKind::WebSocketRoute => table_if(self.routes.remove(name).is_some()),
             ObjectKind::ReferenceGrant => table_if(self.grants.remove(name).is_some()),
+            ObjectKind::Secret => table_if(self.certificates.delete(name)),
             ObjectKind::Service => {
                 let was_there = self.services.remove(name).is_some();
                 self.refresh(name);
@@ -364,6 +404,7 @@ mod tests {
             class: "holdfast".to_owned(),
             share_hosts: false,
             external_names: true,
+            default_certificate: None,
             defaults: Defaults::default(),
         });
         apply(&mut index, text);

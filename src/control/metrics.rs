@@ -2,11 +2,15 @@
 
 pub mod names;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use prometheus::{GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::{object::Event, object::ObjectKind, verdict::Verdict};
+use crate::routing::Certificate;
 
 /// The control plane's metrics. A clone counts the same.
 #[derive(Clone, Debug)]
@@ -17,6 +21,7 @@ pub(super) struct Metrics {
     last_event: GaugeVec,
     errors: IntCounterVec,
     leader: IntGauge,
+    expiry: IntGaugeVec,
 }
 
 impl Metrics {
@@ -35,6 +40,10 @@ impl Metrics {
             )?,
             errors: IntCounterVec::new(names::WATCH_ERRORS_TOTAL.opts(), &names::WATCH_ERRORS_TOTAL.label_names())?,
             leader: IntGauge::with_opts(names::LEADER.opts())?,
+            expiry: IntGaugeVec::new(
+                names::CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS.opts(),
+                &names::CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS.label_names(),
+            )?,
         };
         registry.register(Box::new(metrics.routes.clone()))?;
         registry.register(Box::new(metrics.generation.clone()))?;
@@ -42,6 +51,7 @@ impl Metrics {
         registry.register(Box::new(metrics.last_event.clone()))?;
         registry.register(Box::new(metrics.errors.clone()))?;
         registry.register(Box::new(metrics.leader.clone()))?;
+        registry.register(Box::new(metrics.expiry.clone()))?;
         metrics.errors.with_label_values(&[MANIFEST]).reset();
         Ok(metrics)
     }
@@ -59,6 +69,16 @@ impl Metrics {
         }
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.build.observe(took.as_secs_f64());
+    }
+
+    /// Tells when each certificate in use expires.
+    pub(super) fn certificates<'a>(&self, used: impl Iterator<Item = &'a Arc<Certificate>>) {
+        self.expiry.reset();
+        for certificate in used {
+            let secret = certificate.secret();
+            let labels = [&*secret.namespace, &*secret.name];
+            self.expiry.with_label_values(&labels).set(certificate.expires());
+        }
     }
 
     pub(super) fn event(&self, event: &Event) {

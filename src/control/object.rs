@@ -25,6 +25,7 @@ pub enum Object {
     Service(Service),
     EndpointSlice(EndpointSlice),
     ReferenceGrant(ReferenceGrant),
+    Secret(Secret),
 }
 
 /// What makes an object the same one across changes.
@@ -40,6 +41,7 @@ pub enum ObjectKind {
     Service,
     EndpointSlice,
     ReferenceGrant,
+    Secret,
 }
 
 /// A WebSocketRoute that the schema admits. Equal to another if it means the same, wherever it was read.
@@ -122,6 +124,24 @@ pub struct ReferenceGrant {
     pub from: Vec<Box<str>>,
     /// Services that may be referred to; `None`: all of them.
     pub to: Vec<Option<Box<str>>>,
+    /// Secrets, in the same way.
+    pub to_secrets: Vec<Option<Box<str>>>,
+}
+
+/// A Secret of type kubernetes.io/tls.
+#[derive(Clone, PartialEq)]
+pub struct Secret {
+    pub name: ObjectName,
+    /// Certificates in PEM form, the host's first.
+    pub chain: Box<[u8]>,
+    /// The key in PEM form.
+    pub key: Box<[u8]>,
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Secret").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl ObjectKind {
@@ -132,11 +152,18 @@ impl ObjectKind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::ReferenceGrant => "ReferenceGrant",
+            Self::Secret => "Secret",
         }
     }
 
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::WebSocketRoute, Self::Service, Self::EndpointSlice, Self::ReferenceGrant];
+    pub const ALL: [Self; 5] = [
+        Self::WebSocketRoute,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::ReferenceGrant,
+        Self::Secret,
+    ];
 }
 
 impl Object {
@@ -146,6 +173,7 @@ impl Object {
             Self::Service(service) => (ObjectKind::Service, &service.name),
             Self::EndpointSlice(slice) => (ObjectKind::EndpointSlice, &slice.name),
             Self::ReferenceGrant(grant) => (ObjectKind::ReferenceGrant, &grant.name),
+            Self::Secret(secret) => (ObjectKind::Secret, &secret.name),
         };
         Key {
             kind,

@@ -21,15 +21,21 @@ pub(super) struct Publisher {
     verdicts: BTreeMap<ObjectName, Arc<Verdict>>,
     /// Of the published table.
     rules: Rules,
+    /// Whether anybody listens for TLS.
+    serves_tls: bool,
+    /// What was last said that concerns no route.
+    said: Option<String>,
 }
 
 impl Publisher {
-    pub(super) fn new(published: Published, metrics: Metrics) -> Self {
+    pub(super) fn new(published: Published, metrics: Metrics, serves_tls: bool) -> Self {
         Self {
             published,
             metrics,
             verdicts: BTreeMap::new(),
             rules: Rules::new(),
+            serves_tls,
+            said: None,
         }
     }
 
@@ -45,18 +51,41 @@ impl Publisher {
     /// Publishes what the index comes to.
     pub(super) fn publish(&mut self, index: &Index) {
         let started = Instant::now();
-        let Built { table, verdicts } = build_over(index, &self.rules);
+        let Built {
+            table,
+            certificates,
+            verdicts,
+        } = build_over(index, &self.rules);
         self.rules = table.rules().map(|rule| (rule.id.clone(), Arc::clone(rule))).collect();
         let generation = self.published.load().generation + 1;
         self.published.store(Arc::new(Snapshot {
             generation,
             table,
-            certificates: Default::default(),
+            certificates,
         }));
         self.metrics.published(generation, started.elapsed(), &verdicts);
+        self.metrics.certificates(index.certificates().used());
         let rejected = verdicts.iter().filter(|verdict| !verdict.is_accepted()).count();
         tracing::info!(generation, routes = verdicts.len(), rejected, "routes published");
         self.report(index, verdicts);
+        self.warn_of_tls(index);
+    }
+
+    /// Says what is wrong with TLS and is no route's fault.
+    fn warn_of_tls(&mut self, index: &Index) {
+        let has_tls = !self.published.load().certificates.is_empty();
+        let default = index.settings().default_certificate.as_ref();
+        let warning = match default.and_then(|secret| index.certificates().fault(secret)) {
+            _ if has_tls && !self.serves_tls => {
+                Some("hosts have certificates, but nobody listens for TLS: they are not served; add --https".to_owned())
+            }
+            Some(fault) => Some(format!("--default-certificate: {fault}")),
+            None => None,
+        };
+        if let Some(warning) = warning.as_ref().filter(|warning| self.said.as_ref() != Some(warning)) {
+            tracing::warn!("{warning}");
+        }
+        self.said = warning;
     }
 
     /// Says what is new about each route.

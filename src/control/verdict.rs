@@ -12,7 +12,7 @@ pub struct Verdict {
     pub generation: Option<i64>,
     /// Why it is not accepted; empty: it is.
     pub rejected: Vec<Finding>,
-    /// References that lead nowhere: their share is answered 500.
+    /// References that lead nowhere: their share is answered 500, or their hosts are not served.
     pub unresolved: Vec<Finding>,
     /// Rules that can never match.
     pub shadowed: Vec<Finding>,
@@ -38,6 +38,7 @@ pub enum Reason {
     RefNotPermitted,
     InvalidKind,
     UnsupportedProtocol,
+    InvalidCertificateRef,
     Programmed,
     Pending,
     Invalid,

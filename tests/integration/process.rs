@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
+    path::Path,
     process::{Child, ChildStdout, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -22,6 +23,8 @@ pub struct Holdfast {
     child: Child,
     log: UnboundedReceiver<String>,
     pub http: SocketAddr,
+    /// Port 0 without --https.
+    pub https: SocketAddr,
     pub admin: SocketAddr,
 }
 
@@ -29,6 +32,14 @@ impl Holdfast {
     /// Starts it without access lines, and returns when it is ready.
     pub async fn start(endpoint: SocketAddr, more: &[&str]) -> Self {
         let mut command = command(endpoint, more);
+        command.arg("--access-log").arg("off").stdout(Stdio::null());
+        Self::spawn(command).await.0
+    }
+
+    /// Starts it on a folder of manifests.
+    pub async fn start_folder(folder: &Path, more: &[&str]) -> Self {
+        let mut command = bare(more);
+        command.arg("--manifests").arg(folder);
         command.arg("--access-log").arg("off").stdout(Stdio::null());
         Self::spawn(command).await.0
     }
@@ -65,10 +76,14 @@ impl Holdfast {
             child,
             log,
             http: nowhere,
+            https: nowhere,
             admin: nowhere,
         };
         let line = holdfast.line_with(" serving ").await;
         holdfast.http = address(&line, "http=");
+        if line.contains(" https=") {
+            holdfast.https = address(&line, "https=");
+        }
         holdfast.admin = address(&line, "admin=");
         let started = Instant::now();
         while holdfast.get("/readyz").await.status != 200 {
@@ -166,6 +181,12 @@ impl Drop for Holdfast {
 }
 
 fn command(endpoint: SocketAddr, more: &[&str]) -> Command {
+    let mut command = bare(more);
+    command.arg("--to").arg(endpoint.to_string());
+    command
+}
+
+fn bare(more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HOLDFAST_")) {
         command.env_remove(name); // what the machine that runs the tests has set must not matter
@@ -173,10 +194,7 @@ fn command(endpoint: SocketAddr, more: &[&str]) -> Command {
     if !more.contains(&"--http") {
         command.args(["--http", "127.0.0.1:0"]);
     }
-    command
-        .args(["--admin", "127.0.0.1:0", "--to"])
-        .arg(endpoint.to_string())
-        .args(more);
+    command.args(["--admin", "127.0.0.1:0"]).args(more);
     command
 }
 

@@ -1,6 +1,12 @@
 //! TLS towards clients, by a client of another make: what holds for plain tunnels holds here, and TLS' own rules do.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use holdfast::{
     proxy::Settings,
@@ -19,12 +25,15 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+use crate::process::Holdfast;
 use crate::support::{
     BINARY, CLOSE, Gateway, PATIENCE, Peer, RuleBuilder, Server, TEXT, ask, frame, handshake, handshake_with, name, switching,
 };
 
 /// A certificate that clients of these tests trust once they are given it.
 struct Made {
+    chain: String,
+    key: String,
     certificate: Arc<Certificate>,
     root: CertificateDer<'static>,
 }
@@ -38,6 +47,8 @@ fn made_by(secret: &str, hosts: &[&str], algorithm: &'static rcgen::SignatureAlg
     Made {
         certificate: Arc::new(read.unwrap()),
         root: certificate.der().clone(),
+        chain,
+        key,
     }
 }
 
@@ -81,7 +92,11 @@ fn client_config(root: &CertificateDer<'static>, versions: &[&'static rustls::Su
 }
 
 async fn connect_with(gateway: &Gateway, host: &str, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
-    let socket = TcpStream::connect(gateway.https).await?;
+    connect_to(gateway.https, host, config).await
+}
+
+async fn connect_to(address: SocketAddr, host: &str, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
+    let socket = TcpStream::connect(address).await?;
     socket.set_nodelay(true)?;
     let host = ServerName::try_from(host.to_owned()).unwrap();
     let connecting = TlsConnector::from(Arc::new(config)).connect(host, socket);
@@ -564,4 +579,75 @@ async fn a_storm_of_handshakes_is_served_and_lets_live_tunnels_through() {
     };
     let (served, ()) = tokio::join!(storm, echo);
     assert_eq!(served, 200);
+}
+
+/// Manifests of a route to `endpoint` whose host has the certificate.
+fn write_manifests(folder: &Path, endpoint: SocketAddr) {
+    let manifests = format!(
+        "apiVersion: holdfast.dev/v1alpha1\nkind: WebSocketRoute\nmetadata: {{name: a}}\n\
+         spec: {{hostnames: [a.test], tls: [{{secretName: a-tls}}], rules: [{{backendRefs: [{{name: a, port: 80}}]}}]}}\n---\n\
+         apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{ports: [{{port: 80}}]}}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: a, labels: {{kubernetes.io/service-name: a}}}}\n\
+         addressType: IPv4\nports: [{{port: {}}}]\nendpoints: [{{addresses: [127.0.0.1]}}]\n",
+        endpoint.port()
+    );
+    fs::write(folder.join("route.yaml"), manifests).unwrap();
+}
+
+fn write_secret(folder: &Path, chain: &str, key: &str) {
+    let secret = serde_json::json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a-tls"}, "type": "kubernetes.io/tls",
+        "stringData": {"tls.crt": chain, "tls.key": key},
+    });
+    fs::write(folder.join("secret.tmp"), secret.to_string()).unwrap();
+    fs::rename(folder.join("secret.tmp"), folder.join("secret.yaml")).unwrap();
+}
+
+#[tokio::test]
+async fn a_secret_of_a_folder_is_served_and_a_renewed_one_within_a_second() {
+    let server = Server::start().await;
+    let folder = std::env::temp_dir().join(format!("holdfast-tls-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    write_manifests(&folder, server.address);
+    let (first, second) = (made("a-tls", &["a.test"]), made("a-tls", &["a.test"]));
+    write_secret(&folder, &first.chain, &first.key);
+    let mut holdfast = Holdfast::start_folder(&folder, &["--https", "127.0.0.1:0"]).await;
+
+    let config = client_config(&first.root, &[&TLS13]);
+    let stream = connect_to(holdfast.https, "a.test", config).await.unwrap();
+    let (mut client, mut endpoint) = open(stream, "a.test", &server).await;
+    let expiry = "holdfast_certificate_expiry_timestamp_seconds";
+    assert!(
+        holdfast
+            .metric(expiry, &["secret_namespace=\"default\"", "secret=\"a-tls\""])
+            .await
+            > 1.0
+    );
+
+    // One that cannot be used changes nothing.
+    write_secret(&folder, &second.chain, &first.key);
+    holdfast
+        .line_with("is not the key of the certificate in tls.crt; the last good one stays")
+        .await;
+    connect_to(holdfast.https, "a.test", client_config(&first.root, &[&TLS13]))
+        .await
+        .unwrap();
+
+    write_secret(&folder, &second.chain, &second.key);
+    let written = Instant::now();
+    let config = client_config(&second.root, &[&TLS13]);
+    while connect_to(holdfast.https, "a.test", config.clone()).await.is_err() {
+        assert!(written.elapsed() < PATIENCE, "the renewed certificate is not shown");
+    }
+    assert!(written.elapsed() < Duration::from_secs(5), "{:?}", written.elapsed());
+    client.write_all(&frame(TEXT, b"still here", Some([1; 4]))).await.unwrap();
+    assert_eq!(endpoint.frame().await.payload, b"still here");
+
+    fs::remove_file(folder.join("secret.yaml")).unwrap();
+    holdfast.line_with("there is no Secret default/a-tls").await;
+    connect_to(holdfast.https, "a.test", config).await.unwrap_err();
+    let answer = ask(holdfast.http, handshake_with("a.test", "/", "")).await;
+    assert_eq!((answer.status, answer.reason()), (421, Some("tls_required")));
+    fs::remove_dir_all(&folder).unwrap();
 }

@@ -323,7 +323,7 @@ fn counts(offline: &Offline, class: &str, routes: usize) -> Vec<String> {
         _ => false,
     });
     let mut counts = vec![counted(routes, "route")];
-    for kind in [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::ReferenceGrant] {
+    for kind in ObjectKind::ALL.into_iter().filter(|kind| *kind != ObjectKind::WebSocketRoute) {
         match of_kind(kind) {
             0 => {}
             count => counts.push(counted(count, kind.word())),

@@ -421,7 +421,7 @@ pub(super) const ENTRIES: &[Entry] = &[
         brief: "A reference leads into another namespace that does not allow it.",
         how: "Only a ReferenceGrant in that namespace may allow it.",
         seen: "ResolvedRefs=False; that share of the rule's handshakes gets 500 unresolved_backend.",
-        fix: "Refer to a Service of the route's own namespace, or add a ReferenceGrant.",
+        fix: "Refer to a Service or a Secret of the route's own namespace, or add a ReferenceGrant.",
     },
     Entry {
         word: "InvalidKind",
@@ -430,6 +430,15 @@ pub(super) const ENTRIES: &[Entry] = &[
         how: "backendRefs name Services. In a cluster an ExternalName Service is refused too, because it could reach anything.",
         seen: "ResolvedRefs=False; that share of the rule's handshakes gets 500 unresolved_backend.",
         fix: "Refer to a Service with endpoints.",
+    },
+    Entry {
+        word: "InvalidCertificateRef",
+        kind: Kind::ConditionReason("ResolvedRefs"),
+        brief: "A Secret of spec.tls is not there, or its certificate cannot be used or has expired.",
+        how: "tls.crt and tls.key must be there in PEM form and belong together.",
+        seen: "ResolvedRefs=False; the last good certificate stays in effect. Without one, the hosts are not served, with TLS or \
+               without: TLS handshakes fail, plain requests get 421.",
+        fix: "The message says what is wrong with which Secret. With cert-manager, look at the Certificate that fills it.",
     },
     Entry {
         word: "UnsupportedProtocol",

@@ -73,6 +73,9 @@ pub(super) fn read(kind: ObjectKind, class: &str, watched: Watched) -> Read {
             convert::from_value(spec, &FieldPath::of(["spec"]))
                 .map(|spec: GrantSpec| Object::ReferenceGrant(convert::reference_grant(name, spec)))
         }
+        ObjectKind::Secret => typed(fields)
+            .and_then(|object: core::Secret| convert::secret(name, object))
+            .map(Object::Secret),
     };
     match object {
         Ok(object) => Read {

@@ -234,6 +234,7 @@ mod tests {
             class: "holdfast".to_owned(),
             share_hosts: false,
             external_names: false,
+            default_certificate: None,
             defaults: Defaults::default(),
         });
         let metrics = Metrics::new(&Registry::new()).unwrap();

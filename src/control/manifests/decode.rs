@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::{
     api,
     control::{
-        convert::{self, GrantSpec, SERVICE_LABEL, Unknown},
+        convert::{self, GrantSpec, SERVICE_LABEL, TLS_SECRET, Unknown},
         object::{Key, Object, ObjectKind, Route},
         path::{Fault, FieldPath},
         schema::nearest,
@@ -56,6 +56,8 @@ pub(super) fn decode(value: Value) -> (Option<Key>, Decoded) {
         ObjectKind::Service => service(name, fields),
         ObjectKind::EndpointSlice => endpoint_slice(name, fields),
         ObjectKind::ReferenceGrant => reference_grant(name, fields),
+        ObjectKind::Secret if text("type") != TLS_SECRET => return (None, Decoded::Skipped(kind.word().to_owned())),
+        ObjectKind::Secret => secret(name, fields),
     };
     (Some(key), object.map_or_else(Decoded::Refused, Decoded::Object))
 }
@@ -81,6 +83,7 @@ fn known(api_version: &str, kind: &str) -> Result<Option<ObjectKind>, Fault> {
             ));
         }
         ("", "Service") => (ObjectKind::Service, &["v1"]),
+        ("", "Secret") => (ObjectKind::Secret, &["v1"]),
         ("discovery.k8s.io", "EndpointSlice") => (ObjectKind::EndpointSlice, &["v1"]),
         ("gateway.networking.k8s.io", "ReferenceGrant") => (ObjectKind::ReferenceGrant, &["v1", "v1beta1"]),
         _ => return Ok(None),
@@ -173,6 +176,11 @@ fn endpoint_slice(name: ObjectName, fields: Map<String, Value>) -> Result<Object
     let labels = object.metadata.labels.take().unwrap_or_default();
     let service = labels.get(SERVICE_LABEL).map(String::as_str);
     convert::endpoint_slice(name, service, object).map(Object::EndpointSlice)
+}
+
+fn secret(name: ObjectName, fields: Map<String, Value>) -> Result<Object, Vec<Fault>> {
+    let object: core::Secret = typed(Value::Object(fields))?;
+    convert::secret(name, object).map(Object::Secret)
 }
 
 fn reference_grant(name: ObjectName, mut fields: Map<String, Value>) -> Result<Object, Vec<Fault>> {

@@ -5,13 +5,14 @@ use prometheus::proto::MetricType;
 use crate::telemetry::metric::Name;
 
 /// All of them.
-pub const ALL: [Name; 6] = [
+pub const ALL: [Name; 7] = [
     ROUTES,
     SNAPSHOT_GENERATION,
     SNAPSHOT_BUILD_DURATION_SECONDS,
     WATCH_LAST_EVENT_TIMESTAMP_SECONDS,
     WATCH_ERRORS_TOTAL,
     LEADER,
+    CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS,
 ];
 
 pub const ROUTES: Name = Name {
@@ -43,6 +44,12 @@ pub const WATCH_ERRORS_TOTAL: Name = Name {
     kind: MetricType::COUNTER,
     labels: "kind",
     help: "Lists and watches that failed, by kind; for kind Manifest, problems found in files.",
+};
+pub const CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS: Name = Name {
+    name: "holdfast_certificate_expiry_timestamp_seconds",
+    kind: MetricType::GAUGE,
+    labels: "secret_namespace, secret",
+    help: "When the certificate in use from this Secret expires.",
 };
 pub const LEADER: Name = Name {
     name: "holdfast_leader",

@@ -1,0 +1,211 @@
+//! The certificates that routes name: read when their Secret comes or changes, and kept while a change for the worse is in it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use super::object::Secret;
+use crate::routing::{Certificate, ObjectName};
+
+/// Secrets, and the certificates of those that are wanted.
+#[derive(Debug, Default)]
+pub(super) struct Certificates {
+    secrets: HashMap<ObjectName, Secret>,
+    wanted: BTreeMap<ObjectName, Held>,
+    /// Seconds since 1970, as far as it was told.
+    now: i64,
+}
+
+/// What a Secret comes to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Held {
+    /// The last one that can be used.
+    pub(super) certificate: Option<Arc<Certificate>>,
+    /// What is wrong with what the Secret says now.
+    fault: Option<String>,
+}
+
+impl Certificates {
+    /// Tells the time: what has expired by it counts as such.
+    pub(super) fn set_now(&mut self, now: i64) {
+        self.now = now;
+    }
+
+    /// When the next certificate expires that has not yet.
+    pub(super) fn next_expiry(&self) -> Option<i64> {
+        let held = self.wanted.values().filter_map(|held| held.certificate.as_ref());
+        held.map(|certificate| certificate.expires())
+            .filter(|expiry| *expiry > self.now)
+            .min()
+    }
+
+    /// Takes in a Secret. Returns whether anybody wants it.
+    pub(super) fn apply(&mut self, secret: Secret) -> bool {
+        if self.secrets.get(&secret.name) == Some(&secret) {
+            return false;
+        }
+        let name = secret.name.clone();
+        self.secrets.insert(name.clone(), secret);
+        self.refresh(&name)
+    }
+
+    /// A Secret is gone, and its certificate with it: that is nobody's mistake.
+    pub(super) fn delete(&mut self, name: &ObjectName) -> bool {
+        self.secrets.remove(name).is_some() && self.refresh(name)
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &ObjectName> {
+        self.secrets.keys()
+    }
+
+    /// Reads the certificate of a Secret from now on.
+    pub(super) fn want(&mut self, name: &ObjectName) {
+        if !self.wanted.contains_key(name) {
+            self.wanted.insert(name.clone(), Held::default());
+            self.refresh(name);
+        }
+    }
+
+    /// Forgets the certificates of all others.
+    pub(super) fn want_only(&mut self, names: &BTreeSet<&ObjectName>) {
+        self.wanted.retain(|name, _| names.contains(name));
+    }
+
+    /// What a Secret that is wanted comes to.
+    pub(super) fn get(&self, name: &ObjectName) -> Option<&Held> {
+        self.wanted.get(name)
+    }
+
+    /// The certificates that are in use.
+    pub(super) fn used(&self) -> impl Iterator<Item = &Arc<Certificate>> {
+        self.wanted.values().filter_map(|held| held.certificate.as_ref())
+    }
+
+    /// What is wrong with a Secret that is wanted.
+    pub(super) fn fault(&self, name: &ObjectName) -> Option<String> {
+        let held = self.wanted.get(name)?;
+        let expiry = held.certificate.as_ref().map(|certificate| certificate.expires());
+        held.fault
+            .clone()
+            .or_else(|| Some(expired(name, expiry.filter(|expiry| *expiry <= self.now)?)))
+    }
+
+    fn refresh(&mut self, name: &ObjectName) -> bool {
+        let Some(held) = self.wanted.get_mut(name) else {
+            return false;
+        };
+        let Some(secret) = self.secrets.get(name) else {
+            *held = Held {
+                certificate: None,
+                fault: Some(format!("there is no Secret {name} of type kubernetes.io/tls")),
+            };
+            return true;
+        };
+        let is_over = |certificate: &Certificate| certificate.expires() <= self.now;
+        let stays = if held.certificate.is_some() {
+            "; the last good one stays in effect"
+        } else {
+            ""
+        };
+        match Certificate::read(name.clone(), &secret.chain, &secret.key) {
+            Ok(new) if is_over(&new) && held.certificate.as_ref().is_some_and(|held| !is_over(held)) => {
+                held.fault = Some(format!("{}{stays}", expired(name, new.expires())));
+            }
+            Ok(new) => {
+                *held = Held {
+                    certificate: Some(Arc::new(new)),
+                    fault: None,
+                }
+            }
+            Err(error) => held.fault = Some(format!("Secret {name}: {error}{stays}")),
+        }
+        true
+    }
+}
+
+fn expired(name: &ObjectName, when: i64) -> String {
+    let when = jiff::Timestamp::from_second(when).map_or_else(|_| String::new(), |when| format!(" on {when}"));
+    format!("Secret {name}: its certificate expired{when}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(name: &str) -> ObjectName {
+        ObjectName {
+            namespace: "chat".into(),
+            name: name.into(),
+        }
+    }
+
+    /// A Secret whose certificate expires at the end of a year.
+    fn secret(year: i32) -> Secret {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["chat.example.com".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 12, 31);
+        let certificate = params.self_signed(&key).unwrap();
+        Secret {
+            name: name("chat"),
+            chain: certificate.pem().into_bytes().into(),
+            key: key.serialize_pem().into_bytes().into(),
+        }
+    }
+
+    fn certificates(secret: &Secret) -> Certificates {
+        let mut certificates = Certificates::default();
+        certificates.set_now(1_800_000_000); // in 2027
+        certificates.want(&name("chat"));
+        certificates.apply(secret.clone());
+        certificates
+    }
+
+    fn expiry(certificates: &Certificates) -> Option<i64> {
+        let held = certificates.get(&name("chat")).unwrap();
+        held.certificate.as_ref().map(|certificate| certificate.expires())
+    }
+
+    #[test]
+    fn a_new_certificate_takes_the_place_of_the_old_and_a_broken_one_does_not() {
+        let good = secret(2100);
+        let mut certificates = certificates(&good);
+        let first = expiry(&certificates);
+        assert!(first.is_some() && certificates.fault(&name("chat")).is_none());
+        let mismatched = Secret {
+            key: secret(2100).key,
+            ..good
+        };
+        for (broken, said) in [(mismatched, "is not the key"), (secret(2001), "expired on 2001-12-31")] {
+            assert!(certificates.apply(broken));
+            let fault = certificates.fault(&name("chat")).unwrap();
+            assert!(fault.contains(said) && fault.contains("the last good one stays"), "{fault}");
+            assert_eq!(expiry(&certificates), first);
+        }
+        assert!(certificates.apply(secret(2200)));
+        assert!(expiry(&certificates) > first && certificates.fault(&name("chat")).is_none());
+    }
+
+    #[test]
+    fn an_expired_certificate_is_shown_where_there_is_no_better_one_and_said_to_be() {
+        let mut certificates = certificates(&secret(2030));
+        assert_eq!(certificates.fault(&name("chat")), None);
+        let at = certificates.next_expiry().unwrap();
+        certificates.set_now(at);
+        assert!(certificates.fault(&name("chat")).unwrap().contains("expired on 2030-12-31"));
+        assert!(expiry(&certificates).is_some() && certificates.next_expiry().is_none());
+    }
+
+    #[test]
+    fn a_secret_that_is_gone_takes_its_certificate_with_it() {
+        let mut certificates = certificates(&secret(2100));
+        assert!(certificates.delete(&name("chat")));
+        assert_eq!(expiry(&certificates), None);
+        assert!(
+            certificates
+                .fault(&name("chat"))
+                .unwrap()
+                .contains("there is no Secret chat/chat")
+        );
+    }
+}
