@@ -9,7 +9,7 @@ pub mod balancer;
 pub mod certificate;
 pub mod endpoint;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 pub mod matching;
 pub mod persistence;
 mod query;

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -31,7 +31,7 @@ pub struct Metrics {
     workers: usize,
     rules: Mutex<HashMap<RuleId, Arc<RuleMetrics>>>,
     unrouted: Arc<RuleMetrics>,
-    dials: Mutex<HashMap<EndpointKey, DialCounts>>,
+    dials: Mutex<HashMap<EndpointKey, Dialled>>,
     shared: Arc<SharedMetrics>,
     /// Connections of each worker: sockets in a handshake and tunnels.
     pub worker_connections: Box<[Padded<AtomicU64>]>,
@@ -85,6 +85,13 @@ pub struct Relayed {
 
 #[derive(Debug, Default)]
 struct DialCounts([u64; Dial::ALL.len()]);
+
+/// An endpoint that was dialled, for as long as it is in a table or has a tunnel.
+#[derive(Debug)]
+struct Dialled {
+    endpoint: Weak<Endpoint>,
+    counts: DialCounts,
+}
 
 /// How a dial went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,15 +186,26 @@ impl Metrics {
     }
 
     /// Counts one dial.
-    pub fn dialled(&self, endpoint: &Endpoint, result: Dial) {
+    pub fn dialled(&self, endpoint: &Arc<Endpoint>, result: Dial) {
         let mut dials = lock(&self.dials);
-        if let Some(counts) = dials.get_mut(endpoint.key()) {
-            counts.0[result as usize] += 1;
-        } else {
-            let mut counts = DialCounts::default();
-            counts.0[result as usize] = 1;
-            dials.insert(endpoint.key().clone(), counts);
+        if let Some(dialled) = dials.get_mut(endpoint.key()) {
+            dialled.counts.0[result as usize] += 1;
+            if dialled.endpoint.as_ptr() != Arc::as_ptr(endpoint) {
+                dialled.endpoint = Arc::downgrade(endpoint); // the same pod came back
+            }
+            return;
         }
+        // Pods come and go, and perhaps nobody scrapes.
+        if dials.len() == dials.capacity() {
+            dials.retain(|_, dialled| dialled.endpoint.strong_count() > 0);
+        }
+        let mut counts = DialCounts::default();
+        counts.0[result as usize] = 1;
+        let dialled = Dialled {
+            endpoint: Arc::downgrade(endpoint),
+            counts,
+        };
+        dials.insert(endpoint.key().clone(), dialled);
     }
 }
 

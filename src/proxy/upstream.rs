@@ -103,7 +103,7 @@ async fn dial_one(shared: &Shared, endpoint: Held, address: SocketAddr, connect:
 /// Counts a dial however it ends: one that is dropped was outrun.
 struct Outcome<'a> {
     shared: &'a Shared,
-    endpoint: &'a Endpoint,
+    endpoint: &'a Arc<Endpoint>,
     result: Dial,
 }
 

@@ -113,11 +113,13 @@ async fn a_removed_rules_series_stay_until_its_last_tunnel_ended() {
     client.send(TEXT, "on").await;
     assert_eq!(endpoint.frame().await.payload, b"on");
     assert_eq!(gateway.metric("holdfast_connections_active", &rule), 1.0);
+    let of_endpoint = ["endpoint_service=\"echo\""];
+    assert_eq!(gateway.metric("holdfast_endpoint_connections_active", &of_endpoint), 1.0);
     drop((client, endpoint));
     let ended = gateway.record("ended").await;
     assert_eq!(ended["holdfast.route.name"], &*name("route").name);
     let started = Instant::now();
-    while gateway.metrics().contains("route=\"route\"") {
+    while gateway.metrics().contains("route=\"route\"") || gateway.metrics().contains(of_endpoint[0]) {
         assert!(started.elapsed() < PATIENCE, "{}", gateway.metrics());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -1,7 +1,7 @@
 //! What a scrape reads: the counters as Prometheus metric families.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -10,10 +10,12 @@ use prometheus::{
     proto::{Bucket, Counter, Gauge, Histogram as HistogramValue, LabelPair, Metric, MetricFamily},
 };
 
-use super::{Cause, CloseCode, Dial, Histogram, Initiator, Metrics, Padded, Peer, Relaxed, RuleMetrics, lock, names};
+use super::{
+    Cause, CloseCode, Dial, DialCounts, Dialled, Histogram, Initiator, Metrics, Padded, Peer, Relaxed, RuleMetrics, lock, names,
+};
 use crate::{
     proxy::{record::Recorder, tls},
-    routing::{EndpointKey, Published},
+    routing::{Endpoint, EndpointKey, Published},
 };
 
 /// Reads the counters for a scrape.
@@ -122,35 +124,38 @@ impl Collector {
         ]
     }
 
+    /// By pod: one that stands behind several ports of a Service is one series.
     fn endpoints(&self) -> Vec<MetricFamily> {
-        let snapshot = self.published.load();
-        let mut open = HashMap::new();
-        for rule in snapshot.table.rules() {
-            for cell in rule.backends.iter().filter_map(|backend| backend.endpoints.as_ref()) {
-                for (endpoint, _) in cell.load().members() {
-                    open.entry(endpoint.key().clone())
-                        .or_insert_with(|| (endpoint.name().to_owned(), endpoint.open()));
-                }
+        let mut dials = lock(&self.metrics.dials);
+        dials.retain(|_, dialled| dialled.endpoint.strong_count() > 0);
+        let mut pods: BTreeMap<PodLabels, (u32, DialCounts)> = BTreeMap::new();
+        for endpoint in self.present(&dials) {
+            let key = endpoint.key();
+            let pod = (
+                Arc::clone(&key.service.namespace),
+                Arc::clone(&key.service.name),
+                endpoint.name().to_owned(),
+            );
+            let (open, counts) = pods.entry(pod).or_default();
+            *open += endpoint.open();
+            if let Some(dialled) = dials.get(key) {
+                counts
+                    .0
+                    .iter_mut()
+                    .zip(dialled.counts.0)
+                    .for_each(|(sum, count)| *sum += count);
             }
         }
-        let labels = |key: &EndpointKey, name: &str| {
-            labels(&[
-                ("endpoint_namespace", &key.service.namespace),
-                ("endpoint_service", &key.service.name),
-                ("endpoint_pod", name),
-            ])
-        };
-        let active = open
-            .iter()
-            .map(|(key, (name, open))| with_gauge(labels(key, name), f64::from(*open)))
-            .collect();
-        let mut dials = lock(&self.metrics.dials);
-        dials.retain(|key, _| open.contains_key(key));
-        let mut results = Vec::new();
-        for (key, counts) in dials.iter() {
-            let name = open.get(key).map_or("", |(name, _)| name.as_str());
+        let (mut active, mut results) = (Vec::with_capacity(pods.len()), Vec::new());
+        for ((namespace, service, pod), (open, counts)) in &pods {
+            let base = labels(&[
+                ("endpoint_namespace", namespace),
+                ("endpoint_service", service),
+                ("endpoint_pod", pod),
+            ]);
+            active.push(with_gauge(base.clone(), f64::from(*open)));
             for dial in Dial::ALL.into_iter().filter(|dial| counts.0[*dial as usize] > 0) {
-                let mut labels = labels(key, name);
+                let mut labels = base.clone();
                 labels.extend(self::labels(&[("result", dial.word())]));
                 results.push(with_counter(labels, counts.0[dial as usize] as f64));
             }
@@ -160,7 +165,28 @@ impl Collector {
             family(&names::ENDPOINT_DIALS_TOTAL, results),
         ]
     }
+
+    /// The endpoints of the table, and those that have left it and still have tunnels.
+    fn present(&self, dials: &HashMap<EndpointKey, Dialled>) -> Vec<Arc<Endpoint>> {
+        let snapshot = self.published.load();
+        let mut present: HashMap<EndpointKey, Arc<Endpoint>> = HashMap::new();
+        for rule in snapshot.table.rules() {
+            for cell in rule.backends.iter().filter_map(|backend| backend.endpoints.as_ref()) {
+                for (endpoint, _) in cell.load().members() {
+                    present.entry(endpoint.key().clone()).or_insert_with(|| Arc::clone(endpoint));
+                }
+            }
+        }
+        let departed = dials.values().filter_map(|dialled| dialled.endpoint.upgrade());
+        for endpoint in departed.filter(|endpoint| endpoint.open() > 0) {
+            present.entry(endpoint.key().clone()).or_insert(endpoint);
+        }
+        present.into_values().collect()
+    }
 }
+
+/// Namespace, Service, pod.
+type PodLabels = (Arc<str>, Arc<str>, String);
 
 fn per_rule(rules: &[Arc<RuleMetrics>]) -> Vec<MetricFamily> {
     let (mut active, mut handshakes, mut handshake, mut ends, mut connection) = (vec![], vec![], vec![], vec![], vec![]);
@@ -324,4 +350,94 @@ fn with_histogram(labels: Vec<LabelPair>, histogram: &Histogram) -> Metric {
     let mut metric = Metric::from_label(labels);
     metric.set_histogram(value);
     metric
+}
+
+#[cfg(test)]
+mod tests {
+    use arc_swap::ArcSwap;
+
+    use super::*;
+    use crate::{
+        routing::{
+            Backend, EndpointCell, EndpointSet, ServicePort, Snapshot, Table,
+            endpoint::State,
+            fixture::{prefix, rule, service},
+            route::Balancing,
+            table::{RouteSpec, RuleSpec},
+        },
+        telemetry::LogFormat,
+    };
+
+    /// A backend on this port of Service chat, which is pod chat-0 alone.
+    fn port(number: u16) -> (Backend, Arc<Endpoint>) {
+        let service = ServicePort {
+            port: number,
+            ..service("chat")
+        };
+        let key = EndpointKey {
+            service: service.clone(),
+            identity: "uid".into(),
+            port: 8000 + number,
+        };
+        let address = ([10, 0, 0, 1], key.port).into();
+        let endpoint = Arc::new(Endpoint::new(key, Some("chat-0".into()), vec![address]));
+        let cell = EndpointCell::default();
+        cell.store(EndpointSet::new(vec![(Arc::clone(&endpoint), State::Ready)]));
+        let backend = Backend {
+            service,
+            weight: 1,
+            endpoints: Some(Arc::new(cell)),
+        };
+        (backend, endpoint)
+    }
+
+    #[test]
+    fn a_pod_behind_two_ports_of_a_service_is_one_series() {
+        let ((first, one), (second, other)) = (port(80), port(81));
+        let rule = rule(Balancing::Random, None, vec![first, second]);
+        let route = RouteSpec {
+            name: rule.id.route.clone(),
+            created: 0,
+            hostnames: Vec::new(),
+            rules: vec![RuleSpec {
+                matches: vec![prefix("/")],
+                rule: Arc::new(rule),
+            }],
+        };
+        let metrics = Arc::new(Metrics::new(1));
+        for endpoint in [&one, &other] {
+            metrics.dialled(endpoint, Dial::Connected);
+        }
+        let snapshot = Snapshot {
+            table: Table::build(vec![route]).0,
+            ..Snapshot::default()
+        };
+        let collector = Collector {
+            metrics,
+            published: Arc::new(ArcSwap::from_pointee(snapshot)),
+            recorder: Arc::new(Recorder::new(None, LogFormat::Text, None)),
+            per_endpoint: true,
+        };
+        let held = (one.hold(), other.hold());
+        let values = |collector: &Collector| -> Vec<(usize, f64)> {
+            let value = |metric: &Metric| metric.get_gauge().get_value() + metric.get_counter().get_value();
+            let families = collector.endpoints();
+            families
+                .iter()
+                .map(|family| {
+                    let metrics = family.get_metric();
+                    (metrics.len(), metrics.iter().map(value).sum())
+                })
+                .collect()
+        };
+        assert_eq!(values(&collector), [(1, 2.0), (1, 2.0)]);
+
+        // It leaves the table with its tunnels, and is forgotten with the last of them.
+        collector.published.store(Arc::default());
+        assert_eq!(values(&collector), [(1, 2.0), (1, 2.0)]);
+        drop(held);
+        assert_eq!(values(&collector), [(0, 0.0), (0, 0.0)]);
+        drop((one, other));
+        assert!(values(&collector).iter().all(|(count, _)| *count == 0) && lock(&collector.metrics.dials).is_empty());
+    }
 }
