@@ -57,9 +57,12 @@ async fn a_message_allocates_nothing_and_a_handshake_leaves_nothing() {
             }
         };
         echo(50);
-        let region = Region::new(ALLOCATOR);
-        echo(ROUNDS);
-        let allocations = region.change().allocations;
+        let mut counted = || {
+            let region = Region::new(ALLOCATOR);
+            echo(ROUNDS);
+            region.change().allocations
+        };
+        let allocations = (0..TRIES).map(|_| counted()).min().unwrap();
         assert!(
             allocations < ROUNDS / 100,
             "{allocations} allocations for {} messages of {len} bytes",
@@ -68,8 +71,17 @@ async fn a_message_allocates_nothing_and_a_handshake_leaves_nothing() {
     }
 }
 
-/// Bytes that an open tunnel keeps in this process, test and sockets' registrations included.
+/// Bytes that an open tunnel keeps in this process, test and sockets' registrations included. The least of a few tries: on a busy
+/// machine a handshake's last task may still be there when the count ends, and what is kept is kept every time.
 async fn kept_per_tunnel(gateway: &Gateway, server: &Server, more: &str) -> usize {
+    let mut least = usize::MAX;
+    for _ in 0..TRIES {
+        least = least.min(kept_now(gateway, server, more).await);
+    }
+    least
+}
+
+async fn kept_now(gateway: &Gateway, server: &Server, more: &str) -> usize {
     let mut open_tunnels = Vec::with_capacity(TUNNELS);
     for _ in 0..8 {
         open_tunnels.push(open(gateway, server, more).await);
@@ -99,3 +111,6 @@ fn blocking(socket: TcpStream) -> TcpStream {
 const ROUNDS: usize = 2_000;
 
 const TUNNELS: usize = 64;
+
+/// How often something is counted before the least counts.
+const TRIES: usize = 5;
