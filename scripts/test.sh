@@ -56,7 +56,7 @@ cluster() {
     if [ "${USE_EXISTING_CLUSTER-}" = true ]; then
       "$tests"
     else
-      scripts/cluster.sh -- "$tests" 2>&1 | tee "$log/cluster" &&
+      scripts/cluster.sh -- "$tests" --test-threads=8 2>&1 | tee "$log/cluster" &&
         { ! grep -q SKIPPED "$log/cluster" || { echo "nothing may be skipped here" && false; }; }
     fi
 }
