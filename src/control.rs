@@ -105,7 +105,7 @@ enum Message {
     /// So many things could not be read.
     Trouble(usize),
     /// Something was heard from the API server.
-    Cluster(Scope, News<Read>),
+    Cluster(Scope, Box<News<Read>>),
 }
 
 impl Source {
@@ -283,7 +283,7 @@ impl Plane {
             }
             Message::Cluster(scope, news) => {
                 let Feed::Cluster(session) = &mut self.feed else { return };
-                let events = session.take(&self.index, self.publisher.metrics(), scope, news);
+                let events = session.take(&self.index, self.publisher.metrics(), scope, *news);
                 let is_complete = session.is_complete();
                 self.apply(events, resolver);
                 if is_complete && !self.is_synced {

@@ -106,6 +106,7 @@ fn ports_are_those_that_are_listened_on() {
     let serve = serve(&[]);
     let listened = json!([
         {"name": "http", "containerPort": serve.http.port()},
+        {"name": "https", "containerPort": serve.https.unwrap().port()},
         {"name": "admin", "containerPort": serve.admin.port()},
     ]);
     assert_eq!(container["ports"], listened);
@@ -118,6 +119,7 @@ fn ports_are_those_that_are_listened_on() {
     assert!(serve.http.port() < lowest && serve.admin.port() < lowest);
     let service = object("deploy/minimal/service.yaml", "Service", "holdfast");
     assert_eq!(service["spec"]["ports"][0]["targetPort"], "http");
+    assert_eq!(service["spec"]["ports"][1]["targetPort"], "https");
 }
 
 #[test]
@@ -146,6 +148,11 @@ fn rights_in_one_namespace_are_those_of_the_whole_cluster() {
         "holdfast-routes",
     );
     assert_eq!(one["rules"], whole["rules"]);
+    // Secrets are apart, so that they can be left out.
+    let file = "examples/kubernetes-one-namespace/holdfast/rights.yaml";
+    let one = object(file, "Role", "holdfast-certificates");
+    let all = object("deploy/minimal/certificates.yaml", "ClusterRole", "holdfast-certificates");
+    assert_eq!(one["rules"], all["rules"]);
     let read = whole["rules"].to_string();
     for kind in ["secrets", "configmaps", "pods", "nodes", "*"] {
         assert!(!read.contains(&format!("\"{kind}\"")), "{kind}");

@@ -56,6 +56,8 @@ struct Collection {
     versions: &'static [&'static str],
     plural: &'static str,
     optional: bool,
+    may_be_forbidden: bool,
+    field_selector: Option<&'static str>,
 }
 
 impl Collection {
@@ -215,12 +217,14 @@ fn follow_all(client: &Client, cluster: &Cluster, class: &Arc<str>, out: &mpsc::
             client: client.clone(),
             paths: collection.paths(scope.namespace.as_deref()),
             optional: collection.optional,
+            may_be_forbidden: collection.may_be_forbidden,
             label_selector: None,
+            field_selector: collection.field_selector,
             relist: cluster.relist,
         };
         let (kind, class) = (scope.kind, Arc::clone(class));
         let read = move |object| read::read(kind, &class, object);
-        let wrap = move |news| Message::Cluster(scope.clone(), news);
+        let wrap = move |news| Message::Cluster(scope.clone(), Box::new(news));
         tasks.spawn(follow(target, read, wrap, out.clone()));
     }
 }
@@ -234,6 +238,8 @@ fn lease_target(client: &Client, cluster: &Cluster, identity: &Identity) -> Targ
             identity.namespace
         )],
         optional: false,
+        may_be_forbidden: false,
+        field_selector: None,
         label_selector: Some(identity.selector()),
         relist: cluster.relist,
     }
@@ -267,24 +273,30 @@ async fn count(mut leading: watch::Receiver<bool>, metrics: Metrics) {
 /// News of Leases that wait before their reader does.
 const LEASES: usize = 64;
 
-const COLLECTIONS: [Collection; 4] = [
+const COLLECTIONS: [Collection; 5] = [
     Collection {
         kind: ObjectKind::WebSocketRoute,
         versions: &["/apis/holdfast.dev/v1alpha1"],
         plural: "websocketroutes",
         optional: false,
+        may_be_forbidden: false,
+        field_selector: None,
     },
     Collection {
         kind: ObjectKind::Service,
         versions: &["/api/v1"],
         plural: "services",
         optional: false,
+        may_be_forbidden: false,
+        field_selector: None,
     },
     Collection {
         kind: ObjectKind::EndpointSlice,
         versions: &["/apis/discovery.k8s.io/v1"],
         plural: "endpointslices",
         optional: false,
+        may_be_forbidden: false,
+        field_selector: None,
     },
     Collection {
         kind: ObjectKind::ReferenceGrant,
@@ -294,6 +306,16 @@ const COLLECTIONS: [Collection; 4] = [
         ],
         plural: "referencegrants",
         optional: true,
+        may_be_forbidden: false,
+        field_selector: None,
+    },
+    Collection {
+        kind: ObjectKind::Secret,
+        versions: &["/api/v1"],
+        plural: "secrets",
+        optional: false,
+        may_be_forbidden: true, // who serves no TLS need not be allowed to read any
+        field_selector: Some("type=kubernetes.io/tls"),
     },
 ];
 
@@ -303,9 +325,9 @@ mod tests {
 
     #[test]
     fn every_kind_is_followed_in_every_namespace() {
-        assert_eq!(scopes(&[]).len(), COLLECTIONS.len());
+        assert_eq!(scopes(&[]).len(), ObjectKind::ALL.len());
         let named = scopes(&["chat".to_owned(), "web".to_owned()]);
-        assert_eq!(named.len(), 2 * COLLECTIONS.len());
+        assert_eq!(named.len(), 2 * ObjectKind::ALL.len());
         let text: Vec<String> = named.iter().map(ToString::to_string).collect();
         assert!(text.contains(&"EndpointSlice/web".to_owned()), "{text:?}");
     }

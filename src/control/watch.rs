@@ -51,7 +51,10 @@ pub(super) struct Target {
     pub(super) paths: Vec<String>,
     /// Whether it may be unknown to the API server: then there are none.
     pub(super) optional: bool,
+    /// Whether it may be forbidden to look at them: then there are none, until it is allowed.
+    pub(super) may_be_forbidden: bool,
     pub(super) label_selector: Option<String>,
+    pub(super) field_selector: Option<&'static str>,
     /// When to list everything again although nothing seems wrong, give or take a third. A watch from a resourceVersion that
     /// a restored cluster has not reached yet is silent, and only a list shows it.
     pub(super) relist: Duration,
@@ -123,6 +126,8 @@ pub(super) async fn follow<T, M>(
         unknown: 0,
         reached: None,
         relist_at: Instant::now(),
+        has_listed: false,
+        is_forbidden: false,
         failures: 0,
         answers: true,
         outdated: 0,
@@ -170,6 +175,10 @@ struct Follower<T, M, R: Fn(Watched) -> T, W: Fn(News<T>) -> M> {
     /// Up to which resourceVersion everything has been told.
     reached: Option<u64>,
     relist_at: Instant,
+    /// Whether the objects were ever listed.
+    has_listed: bool,
+    /// Whether it has been said that they must not be.
+    is_forbidden: bool,
     /// In a row, without anything heard on a watch.
     failures: u32,
     /// Whether the last of them was an answer.
@@ -191,6 +200,7 @@ impl<T, M, R: Fn(Watched) -> T, W: Fn(News<T>) -> M> Follower<T, M, R, W> {
         let mut objects = Vec::new();
         let mut params = ListParams {
             label_selector: self.target.label_selector.clone(),
+            field_selector: self.target.field_selector.map(str::to_owned),
             limit: Some(PAGE),
             ..ListParams::default()
         };
@@ -198,6 +208,11 @@ impl<T, M, R: Fn(Watched) -> T, W: Fn(News<T>) -> M> Follower<T, M, R, W> {
             let request = Request::new(&self.target.paths[self.path]).list(&params).map_err(built)?;
             let page = match in_time(LIST, self.target.client.request::<ObjectList<Watched>>(request)).await {
                 Err(Stop::Failed(Failure::Unknown)) => return self.unknown().await,
+                Err(Stop::Failed(Failure::Refused { code: 403, message, .. }))
+                    if self.target.may_be_forbidden && !self.has_listed =>
+                {
+                    return self.forbidden(&message).await;
+                }
                 page => page?,
             };
             objects.extend(page.items.into_iter().map(&self.read));
@@ -208,6 +223,7 @@ impl<T, M, R: Fn(Watched) -> T, W: Fn(News<T>) -> M> Follower<T, M, R, W> {
         };
         self.unknown = 0;
         self.reached = version;
+        self.has_listed = true;
         self.relist_at = Instant::now() + self.target.relist.mul_f64(2.0 / 3.0 + fastrand::f64() * 2.0 / 3.0);
         let version = version.ok_or_else(|| Stop::Failed(Failure::Lost("the list has no resourceVersion".to_owned())))?;
         self.tell(News::All { objects, version }).await
@@ -226,6 +242,20 @@ impl<T, M, R: Fn(Watched) -> T, W: Fn(News<T>) -> M> Follower<T, M, R, W> {
         if !self.target.optional {
             return Err(Stop::Failed(Failure::Unknown));
         }
+        self.none().await
+    }
+
+    /// It was never allowed to look at the objects. What was allowed once is a failure when it is no longer: then what is known
+    /// stays.
+    async fn forbidden(&mut self, message: &str) -> Result<(), Stop> {
+        if !mem::replace(&mut self.is_forbidden, true) {
+            tracing::info!("as if there were none: {message}");
+        }
+        self.none().await
+    }
+
+    /// There are no objects, and that is looked at again after a while.
+    async fn none(&mut self) -> Result<(), Stop> {
         self.tell(News::All {
             objects: Vec::new(),
             version: 0,
@@ -243,6 +273,7 @@ impl<T, M, R: Fn(Watched) -> T, W: Fn(News<T>) -> M> Follower<T, M, R, W> {
         let window = window.min(self.relist_at - started).max(Duration::from_secs(1));
         let params = WatchParams {
             label_selector: self.target.label_selector.clone(),
+            field_selector: self.target.field_selector.map(str::to_owned),
             timeout: u32::try_from(window.as_secs()).ok(),
             bookmarks: true,
             ..WatchParams::default()
@@ -438,11 +469,20 @@ mod tests {
         r#"{"status": "Failure", "message": "too old resource version", "code": 410}"#,
     ));
     const NOT_READY: Answer = Ok((503, r#"{"status": "Failure", "message": "try again", "code": 503}"#));
+    const FORBIDDEN: Answer = Ok((
+        403,
+        r#"{"status": "Failure", "message": "secrets is forbidden", "code": 403}"#,
+    ));
     const GONE: Answer = Err("connection refused");
 
     /// Follows an API server that gives these answers, and none after them. Returns how long after the answer before each
     /// question came.
     async fn pauses(answers: &[Answer]) -> Vec<Duration> {
+        heard(answers).await.0
+    }
+
+    /// And the news, `+` for a list that came, `!` for a failure.
+    async fn heard(answers: &[Answer]) -> (Vec<Duration>, String) {
         let asked: Arc<Mutex<Vec<Instant>>> = Arc::default();
         let (script, times) = (answers.to_vec(), Arc::clone(&asked));
         let service = tower::service_fn(move |_: Request<Body>| {
@@ -464,16 +504,23 @@ mod tests {
             client: Client::new(service, "default"),
             paths: vec!["/api/v1/services".to_owned()],
             optional: false,
+            may_be_forbidden: true,
             label_selector: None,
+            field_selector: None,
             relist: Duration::from_secs(3600),
         };
         let (out, mut news) = mpsc::channel(64);
         tokio::spawn(follow(target, drop, |news| news, out));
+        let mut heard = String::new();
         while asked.lock().unwrap().len() <= answers.len() {
-            news.recv().await;
+            match news.recv().await {
+                Some(News::All { .. }) => heard.push('+'),
+                Some(News::Failed(_)) => heard.push('!'),
+                _ => {}
+            }
         }
         let asked = asked.lock().unwrap();
-        asked.windows(2).map(|pair| pair[1] - pair[0]).collect()
+        (asked.windows(2).map(|pair| pair[1] - pair[0]).collect(), heard)
     }
 
     #[tokio::test(start_paused = true)]
@@ -500,6 +547,17 @@ mod tests {
         assert!(pauses[9] > Duration::from_secs(1), "{pauses:?}");
         assert!(pauses[10] < Duration::from_secs(1), "it answers: {pauses:?}");
         assert!(pauses[11] <= SPREAD, "it knows, and only the watch is too old: {pauses:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_not_be_looked_at_is_not_there_until_it_was_seen_once() {
+        let (pauses, heard) = heard(&[FORBIDDEN, FORBIDDEN, OBJECTS, TOO_OLD, FORBIDDEN]).await;
+        assert!(
+            heard.starts_with("+++!"),
+            "what is known stays when the right is taken away: {heard}"
+        );
+        assert_eq!(heard.matches('+').count(), 3, "{heard}");
+        assert!(pauses[0] >= LOOK_AGAIN / 2, "{pauses:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,6 +32,7 @@ mod routes;
 #[path = "../integration/support.rs"]
 #[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
 mod support;
+mod tls;
 #[path = "../continuity/traffic.rs"]
 #[allow(dead_code, reason = "shared with the continuity tests, which use all of it")]
 mod traffic;

@@ -34,6 +34,8 @@ pub struct Holdfast {
     process: Process,
     pub name: String,
     pub http: SocketAddr,
+    /// `None`: it was started without --https.
+    pub https: Option<SocketAddr>,
     pub admin: SocketAddr,
 }
 
@@ -128,6 +130,7 @@ impl Replica {
             process,
             name: self.name,
             http: address(&line, "http="),
+            https: line.contains(" https=").then(|| address(&line, "https=")),
             admin: address(&line, "admin="),
         }
     }

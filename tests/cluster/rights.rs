@@ -56,7 +56,10 @@ fn what_an_installation_grants_is_enough_and_not_too_much() {
         installed.end_and_compare().await;
 
         // For one namespace. What was there before is removed as its author would: all but the definition and the routes.
-        kubectl(control_plane, "delete clusterrolebinding,clusterrole holdfast");
+        kubectl(
+            control_plane,
+            "delete clusterrolebinding,clusterrole holdfast holdfast-certificates",
+        );
         kubectl(
             control_plane,
             "delete -n holdfast-system --cascade=foreground deployment,role,rolebinding,serviceaccount holdfast",
