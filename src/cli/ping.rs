@@ -7,6 +7,7 @@ mod cookies;
 mod end;
 mod report;
 mod target;
+mod tls;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use futures::{SinkExt, StreamExt};
 use http::{HeaderName, HeaderValue};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
@@ -25,11 +27,12 @@ use cookies::Jar;
 use end::End;
 use report::Report;
 use target::{MAX_SIZE, Refusal, Socket, Target, header, message, number};
+use tls::Trust;
 
 /// Arguments of `holdfast ping`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where to: ws://HOST[:PORT][/PATH].
+    /// Where to: ws://HOST[:PORT][/PATH] or wss://HOST[:PORT][/PATH].
     url: String,
     /// How many messages to send; 0 goes on until SIGINT and reconnects.
     #[arg(long, short = 'c', value_name = "N", default_value_t = 4)]
@@ -49,6 +52,8 @@ pub struct Args {
     /// Bytes per message, up to 16777216; short ones are as long as their number needs.
     #[arg(long, short, value_name = "BYTES", default_value_t = 0, value_parser = size)]
     size: usize,
+    #[command(flatten)]
+    trust: Trust,
     /// Show the headers of the answer.
     #[arg(long, short)]
     verbose: bool,
@@ -62,11 +67,14 @@ pub struct Args {
 pub fn run(args: &Args, color: ColorChoice) -> ExitCode {
     block_on(color, async {
         let target = Target::parse(&args.url).map_err(Failure::usage)?;
+        let connector = target.is_secure().then(|| args.trust.connector());
+        let connector = connector.transpose().map_err(Failure::usage)?;
         let report = Report::new(Screen::stdout(color), args.output, args.verbose, args.url.clone());
         let interrupts = Interrupts::listen()?;
         Ping {
             args,
             target,
+            connector,
             report,
             interrupts,
             jar: Jar::default(),
@@ -81,6 +89,8 @@ pub fn run(args: &Args, color: ColorChoice) -> ExitCode {
 struct Ping<'a> {
     args: &'a Args,
     target: Target,
+    /// Where the URL asks for TLS.
+    connector: Option<TlsConnector>,
     report: Report,
     interrupts: Interrupts,
     jar: Jar,
@@ -124,9 +134,13 @@ impl Ping<'_> {
 
     /// A connection, or why there is none; `None` when it was interrupted.
     async fn connect(&mut self) -> Result<Option<Result<Socket, Refusal>>, Failure> {
-        let connect = self
-            .target
-            .connect(&self.args.header, &self.args.subprotocol, &self.jar, self.args.timeout);
+        let connect = self.target.connect(
+            self.connector.as_ref(),
+            &self.args.header,
+            &self.args.subprotocol,
+            &self.jar,
+            self.args.timeout,
+        );
         let connected = tokio::select! {
             connected = connect => connected,
             () = self.interrupts.next() => return Ok(None),

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::{SinkExt, StreamExt};
 use holdfast::{
     proxy::Settings,
     routing::{Certificate, Certificates, HostTls},
@@ -650,4 +651,49 @@ async fn a_secret_of_a_folder_is_served_and_a_renewed_one_within_a_second() {
     let answer = ask(holdfast.http, handshake_with("a.test", "/", "")).await;
     assert_eq!((answer.status, answer.reason()), (421, Some("tls_required")));
     fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test]
+async fn ping_speaks_tls_to_whom_it_trusts() {
+    let a = made("a", &["localhost"]);
+    let (server, gateway) = start(&[("localhost", &a)], |_| {}).await;
+    let file = std::env::temp_dir().join(format!("holdfast-ping-{}.pem", std::process::id()));
+    fs::write(&file, &a.chain).unwrap();
+    let url = format!("wss://localhost:{}/", gateway.https.port());
+    let ping = async |trust: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        command
+            .args(["ping", "--count", "1", "--interval", "1ms"])
+            .args(trust)
+            .arg(&url);
+        command.output().await.unwrap()
+    };
+    let echo = async || {
+        let mut endpoint = tokio_tungstenite::accept_async(server.connection().await.socket)
+            .await
+            .unwrap();
+        while let Some(Ok(message)) = endpoint.next().await {
+            if message.is_text() {
+                endpoint.send(message).await.unwrap();
+            }
+        }
+    };
+    for trust in [&["--cacert", file.to_str().unwrap()][..], &["--insecure"]] {
+        let (output, ()) = tokio::join!(ping(trust), echo());
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("1 sent, 1 received, 0 lost"), "{text}");
+    }
+    let output = ping(&["--cacert", "Cargo.toml"]).await;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let other = made("other", &["localhost"]);
+    fs::write(&file, &other.chain).unwrap();
+    let output = ping(&["--cacert", file.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .contains("no TLS: invalid peer certificate")
+    );
+    fs::remove_file(file).unwrap();
 }

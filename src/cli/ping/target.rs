@@ -6,24 +6,28 @@ use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, StatusCode, Uri};
+use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::cookies::Jar;
+use super::tls::Wire;
 
 /// A WebSocket as the client holds it.
-pub(super) type Socket = WebSocketStream<TcpStream>;
+pub(super) type Socket = WebSocketStream<Box<dyn Wire>>;
 
-/// A `ws:` URL, taken apart.
+/// A `ws:` or `wss:` URL, taken apart.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
     uri: Uri,
     host: String,
     port: u16,
+    is_secure: bool,
 }
 
 /// An open connection and how it came about.
@@ -42,6 +46,8 @@ pub(super) enum Refusal {
     Unresolved { host: String, error: io::Error },
     #[error("cannot connect to {address}: {error}")]
     Dial { address: SocketAddr, error: io::Error },
+    #[error("no TLS: {0}")]
+    Tls(io::Error),
     #[error("no {what} within {wait:?}")]
     Timeout { what: &'static str, wait: Duration },
     #[error("{status}")]
@@ -59,17 +65,27 @@ pub(super) enum Refusal {
 impl Target {
     /// Reads a URL; the error says what to write instead.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not a WebSocket URL; write it as ws://HOST[:PORT][/PATH]");
+        let wrong = || format!("{text:?} is not a WebSocket URL; write it as ws://HOST[:PORT][/PATH] or wss://");
         let uri: Uri = text.parse().map_err(|_| wrong())?;
-        match uri.scheme_str() {
-            Some("ws") => {}
-            Some("wss") => return Err("wss needs TLS, which this version does not have yet".to_owned()),
+        let is_secure = match uri.scheme_str() {
+            Some("ws") => false,
+            Some("wss") => true,
             _ => return Err(wrong()),
-        }
+        };
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(wrong)?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = uri.port_u16().unwrap_or(80);
-        Ok(Self { uri, host, port })
+        let port = uri.port_u16().unwrap_or(usual_port(is_secure));
+        Ok(Self {
+            uri,
+            host,
+            port,
+            is_secure,
+        })
+    }
+
+    /// Whether it asks for TLS.
+    pub(super) fn is_secure(&self) -> bool {
+        self.is_secure
     }
 
     /// The URL's path, without its query.
@@ -77,9 +93,10 @@ impl Target {
         self.uri.path()
     }
 
-    /// Dials and does the handshake; each may take `wait`.
+    /// Dials and does the handshakes; each may take `wait`. With a `connector` there is TLS.
     pub(super) async fn connect(
         &self,
+        connector: Option<&TlsConnector>,
         headers: &[(HeaderName, HeaderValue)],
         subprotocols: &[String],
         jar: &Jar,
@@ -93,11 +110,19 @@ impl Target {
             wait,
         })??;
         let dial = start.elapsed();
+        let wire: Box<dyn Wire> = match connector {
+            None => Box::new(stream),
+            Some(connector) => {
+                let secured = timeout(wait, self.secure(connector, stream)).await;
+                let secured = secured.map_err(|_| Refusal::Timeout { what: "TLS", wait })?;
+                Box::new(secured.map_err(Refusal::Tls)?)
+            }
+        };
         let config = WebSocketConfig::default()
             .write_buffer_size(0)
             .max_message_size(Some(2 * MAX_SIZE))
             .max_frame_size(Some(2 * MAX_SIZE));
-        let upgrade = timeout(wait, client_async_with_config(request, stream, Some(config))).await;
+        let upgrade = timeout(wait, client_async_with_config(request, wire, Some(config))).await;
         let upgraded = upgrade.map_err(|_| Refusal::Timeout {
             what: "answer to the handshake",
             wait,
@@ -111,6 +136,11 @@ impl Target {
             handshake,
             headers: response.into_parts().0.headers,
         })
+    }
+
+    async fn secure(&self, connector: &TlsConnector, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let name = ServerName::try_from(self.host.clone()).map_err(io::Error::other)?;
+        connector.connect(name, stream).await
     }
 
     async fn dial(&self) -> Result<(TcpStream, SocketAddr), Refusal> {
@@ -169,7 +199,7 @@ impl Target {
         } else {
             self.host.clone()
         };
-        let whole = if self.port == 80 {
+        let whole = if self.port == usual_port(self.is_secure) {
             host
         } else {
             format!("{host}:{}", self.port)
@@ -177,6 +207,10 @@ impl Target {
         // A host that came out of a URL always fits; an empty header would be refused, and say so.
         HeaderValue::from_str(&whole).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
+}
+
+fn usual_port(is_secure: bool) -> u16 {
+    if is_secure { 443 } else { 80 }
 }
 
 /// `Name: value` as `-H` takes it.
@@ -239,18 +273,16 @@ mod tests {
             let error = Target::parse(url).unwrap_err();
             assert!(error.contains("write it as ws://HOST"), "{url}: {error}");
         }
-        assert_eq!(
-            Target::parse("wss://a/").unwrap_err(),
-            "wss needs TLS, which this version does not have yet"
-        );
     }
 
     #[test]
-    fn the_host_header_carries_the_port_unless_it_is_80() {
+    fn the_host_header_carries_the_port_unless_it_is_the_usual_one() {
         for (url, host) in [
             ("ws://a", "a"),
             ("ws://a:80/", "a"),
             ("ws://a:81/", "a:81"),
+            ("wss://a/", "a"),
+            ("wss://a:80/", "a:80"),
             ("ws://[::1]:81/", "[::1]:81"),
         ] {
             assert_eq!(request(url, &[], &[]).headers()[header::HOST], host, "{url}");
