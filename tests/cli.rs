@@ -295,7 +295,7 @@ fn ping_counts_a_close_before_the_end_as_bad() {
 fn ping_refuses_what_it_cannot_do_before_it_dials() {
     for (args, message) in [
         (
-            &["ping", "wss://localhost/"][..],
+            &["ping", "http://localhost/"][..],
             "error: wss needs TLS, which this version does not have yet\n",
         ),
         (&["ping", "localhost:8080"], "write it as ws://HOST[:PORT][/PATH]"),
