@@ -294,10 +294,7 @@ fn ping_counts_a_close_before_the_end_as_bad() {
 #[test]
 fn ping_refuses_what_it_cannot_do_before_it_dials() {
     for (args, message) in [
-        (
-            &["ping", "http://localhost/"][..],
-            "error: wss needs TLS, which this version does not have yet\n",
-        ),
+        (&["ping", "wss://localhost/", "--cacert", "Cargo.toml"][..], "no certificate"),
         (&["ping", "localhost:8080"], "write it as ws://HOST[:PORT][/PATH]"),
         (&["ping", "ws://a/", "-H", "nonsense"], "write it as 'Name: value'"),
         (&["ping", "ws://a/", "--interval", "often"], "write it as 500ms, 1s or 1m30s"),
