@@ -194,6 +194,16 @@ impl Scene {
         let heartbeat = "  heartbeat:\n    client: {interval: 1s}\n";
         folder.write("chat.yaml", route("chat", "/chat", "chat", heartbeat));
         folder.write("service.yaml", service_at("chat", server.address));
+        folder.write(
+            "secured.yaml",
+            route(
+                "secured",
+                "/",
+                "chat",
+                "  hostnames: [secured.test]\n  tls: [{secretName: secured}]\n",
+            ),
+        );
+        folder.write("secret.yaml", secret("secured"));
         let out = fs::File::create(folder.at(LINES)).unwrap();
         let more = ["--log-format", format, "--trusted-proxies", "127.0.0.1"];
         let holdfast = Holdfast::writing_to(out.into(), folder.path(), &more).await;
@@ -264,6 +274,16 @@ impl Scene {
         client.head().await;
         (client, endpoint)
     }
+}
+
+/// A Secret with a certificate.
+fn secret(name: &str) -> String {
+    let made = rcgen::generate_simple_self_signed(["secured.test".to_owned()]).unwrap();
+    let secret = serde_json::json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": name},
+        "stringData": {"tls.crt": made.cert.pem(), "tls.key": made.signing_key.serialize_pem()},
+    });
+    secret.to_string()
 }
 
 /// Header lines of every request: each fills a field.

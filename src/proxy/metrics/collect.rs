@@ -68,9 +68,9 @@ impl Collector {
         let codes = codes
             .iter()
             .map(|((initiator, code), count)| counter(&[("initiator", initiator.word()), ("code", &code.label())], *count));
-        let tls_handshakes = tls::Handshake::ALL.iter().filter_map(|outcome| {
+        let tls_handshakes = tls::Handshake::ALL.iter().map(|outcome| {
             let count = shared.tls_handshakes[*outcome as usize].load(Relaxed);
-            (count > 0).then(|| counter(&[("result", outcome.word())], count))
+            counter(&[("result", outcome.word())], count)
         });
         let per_worker = |values: Vec<f64>, make: fn(&[(&str, &str)], f64) -> Metric| -> Vec<Metric> {
             values
