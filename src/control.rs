@@ -309,6 +309,7 @@ impl Plane {
     }
 
     fn apply(&mut self, events: Vec<Event>, resolver: &mut Resolver) {
+        self.index.set_now(jiff::Timestamp::now().as_second());
         let mut change = Change::Nothing;
         for event in events {
             change = change.max(self.index.apply(event));
