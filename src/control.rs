@@ -265,10 +265,14 @@ impl Plane {
         self.index.set_now(now);
         self.index.forget_unreferenced();
         self.publisher.publish(&self.index);
-        let expires_in = self.index.next_expiry().map(|expiry| Duration::from_secs(expiry.saturating_sub(now).unsigned_abs()));
+        let expires_in = self
+            .index
+            .next_expiry()
+            .map(|expiry| Duration::from_secs(expiry.saturating_sub(now).unsigned_abs()));
         self.expiry = expires_in.map(|wait| Instant::now() + wait.min(LOOK_AT_CLOCK));
         self.synced = None;
         if let Feed::Cluster(session) = &self.feed {
+            self.index.forget_secrets(); // a cluster can be asked again, and keys are nobody's business without need
             session.published(&self.publisher);
         }
     }
@@ -316,8 +320,14 @@ impl Plane {
         }
         if change == Change::Table {
             resolver.want(self.index.external_hosts());
+            let is_lacking = self.index.lacks_secrets();
+            if let (true, Feed::Cluster(session)) = (is_lacking, &self.feed) {
+                session.read_secrets();
+            }
             if self.is_synced {
-                self.due.get_or_insert_with(|| Instant::now() + DEBOUNCE);
+                // A host is not refused for the moment that reading its Secret takes.
+                let due = Instant::now() + if is_lacking { SECRETS } else { DEBOUNCE };
+                self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
             }
         }
     }
@@ -329,6 +339,8 @@ const MESSAGES: usize = 64;
 const DEBOUNCE: Duration = Duration::from_millis(20);
 /// A clock may be set: what expires later than this is looked at again.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(24 * 3600);
+/// How long a table may wait for Secrets that it newly needs.
+const SECRETS: Duration = Duration::from_secs(2);
 /// How long the first table may wait for names to be resolved.
 const FIRST_ANSWERS: Duration = Duration::from_secs(5);
 

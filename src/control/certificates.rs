@@ -11,7 +11,10 @@ use crate::routing::{Certificate, ObjectName};
 /// Secrets, and the certificates of those that are wanted.
 #[derive(Debug, Default)]
 pub(super) struct Certificates {
-    secrets: HashMap<ObjectName, Secret>,
+    /// `None`: it is there, and what it says was forgotten, because nobody wanted it.
+    secrets: HashMap<ObjectName, Option<Secret>>,
+    /// Whether what nobody wants is forgotten.
+    is_forgetful: bool,
     wanted: BTreeMap<ObjectName, Held>,
     /// Seconds since 1970, as far as it was told.
     now: i64,
@@ -40,13 +43,29 @@ impl Certificates {
             .min()
     }
 
+    /// Forgets what Secrets say that nobody wants, from now on.
+    pub(super) fn forget(&mut self) {
+        self.is_forgetful = true;
+        for (name, secret) in &mut self.secrets {
+            if !self.wanted.contains_key(name) {
+                *secret = None;
+            }
+        }
+    }
+
+    /// Whether a Secret is wanted that was forgotten: it must be read anew.
+    pub(super) fn lacks_any(&self) -> bool {
+        self.wanted.keys().any(|name| matches!(self.secrets.get(name), Some(None)))
+    }
+
     /// Takes in a Secret. Returns whether anybody wants it.
     pub(super) fn apply(&mut self, secret: Secret) -> bool {
-        if self.secrets.get(&secret.name) == Some(&secret) {
+        let name = secret.name.clone();
+        let kept = (!self.is_forgetful || self.wanted.contains_key(&name)).then_some(secret);
+        if self.secrets.get(&name) == Some(&kept) {
             return false;
         }
-        let name = secret.name.clone();
-        self.secrets.insert(name.clone(), secret);
+        self.secrets.insert(name.clone(), kept);
         self.refresh(&name)
     }
 
@@ -95,12 +114,19 @@ impl Certificates {
         let Some(held) = self.wanted.get_mut(name) else {
             return false;
         };
-        let Some(secret) = self.secrets.get(name) else {
-            *held = Held {
-                certificate: None,
-                fault: Some(format!("there is no Secret {name} of type kubernetes.io/tls")),
-            };
-            return true;
+        let secret = match self.secrets.get(name) {
+            Some(Some(secret)) => secret,
+            Some(None) => {
+                held.fault = Some(format!("Secret {name} has not been read yet"));
+                return true;
+            }
+            None => {
+                *held = Held {
+                    certificate: None,
+                    fault: Some(format!("there is no Secret {name} of type kubernetes.io/tls")),
+                };
+                return true;
+            }
         };
         let is_over = |certificate: &Certificate| certificate.expires() <= self.now;
         let stays = if held.certificate.is_some() {
@@ -194,6 +220,21 @@ mod tests {
         certificates.set_now(at);
         assert!(certificates.fault(&name("chat")).unwrap().contains("expired on 2030-12-31"));
         assert!(expiry(&certificates).is_some() && certificates.next_expiry().is_none());
+    }
+
+    #[test]
+    fn what_nobody_wants_is_forgotten_and_read_anew_when_somebody_does() {
+        let mut certificates = Certificates::default();
+        certificates.apply(secret(2100));
+        certificates.forget();
+        certificates.want(&name("chat"));
+        assert!(certificates.lacks_any() && expiry(&certificates).is_none());
+        assert!(certificates.apply(secret(2100)));
+        assert!(!certificates.lacks_any() && expiry(&certificates).is_some());
+        certificates.want_only(&BTreeSet::new());
+        certificates.forget();
+        assert_eq!(certificates.secrets[&name("chat")], None);
+        assert!(!certificates.apply(secret(2100)), "nobody wants it");
     }
 
     #[test]

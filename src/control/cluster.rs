@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client, core::ObjectMeta};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
 };
 
@@ -89,6 +89,8 @@ pub(super) struct Session {
     ledger: Arc<Ledger>,
     /// What this replica's table includes; `None` before the first.
     served: watch::Sender<Option<Versions>>,
+    /// Rung when Secrets are to be listed again.
+    secrets: Vec<Arc<Notify>>,
     tasks: JoinSet<()>,
     retire: drain::Watch,
 }
@@ -107,7 +109,7 @@ impl Session {
         let identity = Arc::new(cluster.identity(class, client.default_namespace()));
         let ledger = Arc::new(Ledger::default());
         let mut tasks = JoinSet::new();
-        follow_all(&client, cluster, &Arc::from(class), &out, &mut tasks);
+        let secrets = follow_all(&client, cluster, &Arc::from(class), &out, &mut tasks);
 
         let (served, serving) = watch::channel(None);
         let (lead, leading) = watch::channel(false);
@@ -134,6 +136,7 @@ impl Session {
             view: View::new(scopes(&cluster.namespaces), Arc::clone(&ledger)),
             ledger,
             served,
+            secrets,
             tasks,
             retire,
         })
@@ -163,6 +166,11 @@ impl Session {
             }
             false
         });
+    }
+
+    /// Lists Secrets again.
+    pub(super) fn read_secrets(&self) {
+        self.secrets.iter().for_each(|bell| bell.notify_one());
     }
 
     /// Returns when a part has ended that must not.
@@ -208,13 +216,26 @@ async fn once_serving(
     }
 }
 
-fn follow_all(client: &Client, cluster: &Cluster, class: &Arc<str>, out: &mpsc::Sender<Message>, tasks: &mut JoinSet<()>) {
+/// Returns what has Secrets listed again.
+fn follow_all(
+    client: &Client,
+    cluster: &Cluster,
+    class: &Arc<str>,
+    out: &mpsc::Sender<Message>,
+    tasks: &mut JoinSet<()>,
+) -> Vec<Arc<Notify>> {
+    let mut secrets = Vec::new();
     for scope in scopes(&cluster.namespaces) {
         let Some(collection) = COLLECTIONS.iter().find(|collection| collection.kind == scope.kind) else {
             continue;
         };
+        let again = Arc::<Notify>::default();
+        if scope.kind == ObjectKind::Secret {
+            secrets.push(Arc::clone(&again));
+        }
         let target = Target {
             client: client.clone(),
+            again,
             paths: collection.paths(scope.namespace.as_deref()),
             optional: collection.optional,
             may_be_forbidden: collection.may_be_forbidden,
@@ -227,12 +248,14 @@ fn follow_all(client: &Client, cluster: &Cluster, class: &Arc<str>, out: &mpsc::
         let wrap = move |news| Message::Cluster(scope.clone(), Box::new(news));
         tasks.spawn(follow(target, read, wrap, out.clone()));
     }
+    secrets
 }
 
 /// The Leases of the replicas of our class.
 fn lease_target(client: &Client, cluster: &Cluster, identity: &Identity) -> Target {
     Target {
         client: client.clone(),
+        again: Arc::default(),
         paths: vec![format!(
             "/apis/coordination.k8s.io/v1/namespaces/{}/leases",
             identity.namespace

@@ -109,6 +109,16 @@ impl Index {
         self.certificates.set_now(now);
     }
 
+    /// Forgets what Secrets say that no route names, from now on.
+    pub(super) fn forget_secrets(&mut self) {
+        self.certificates.forget();
+    }
+
+    /// Whether a route names a Secret that was forgotten.
+    pub(super) fn lacks_secrets(&self) -> bool {
+        self.certificates.lacks_any()
+    }
+
     /// When the next certificate in use expires.
     pub fn next_expiry(&self) -> Option<i64> {
         self.certificates.next_expiry()

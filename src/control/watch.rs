@@ -4,7 +4,7 @@
 //! API server was last heard, nor up to which resourceVersion nothing has changed, and its list may wait for ever; how old
 //! the view is, and what a replica serves, could not be said with it.
 
-use std::{collections::BTreeMap, fmt, mem, time::Duration};
+use std::{collections::BTreeMap, fmt, mem, sync::Arc, time::Duration};
 
 use futures::{TryStreamExt, pin_mut};
 use kube::{
@@ -15,7 +15,7 @@ use kube::{
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::{Instant, sleep, timeout, timeout_at},
 };
 
@@ -47,6 +47,8 @@ pub(super) struct Meta {
 #[derive(Clone)]
 pub(super) struct Target {
     pub(super) client: Client,
+    /// Rung when everything is to be listed again.
+    pub(super) again: Arc<Notify>,
     /// URL paths of the collection: the first one that the API server knows.
     pub(super) paths: Vec<String>,
     /// Whether it may be unknown to the API server: then there are none.
@@ -289,7 +291,14 @@ impl<T, M, R: Fn(Watched) -> T, W: Fn(News<T>) -> M> Follower<T, M, R, W> {
         self.tell(News::Heard(None)).await?;
         let mut is_silent = true;
         loop {
-            let event = match timeout_at(started + window + GRACE, events.try_next()).await {
+            let event = tokio::select! {
+                event = timeout_at(started + window + GRACE, events.try_next()) => event,
+                () = self.target.again.notified() => {
+                    self.relist_at = Instant::now();
+                    return Ok(());
+                }
+            };
+            let event = match event {
                 Err(_) => return Err(Stop::Failed(Failure::Silent)),
                 Ok(event) => event.map_err(failed)?,
             };
@@ -454,7 +463,7 @@ const MOST_ASKED: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use http::{Request, Response};
     use kube::client::Body;
@@ -502,6 +511,7 @@ mod tests {
         });
         let target = Target {
             client: Client::new(service, "default"),
+            again: Arc::default(),
             paths: vec!["/api/v1/services".to_owned()],
             optional: false,
             may_be_forbidden: true,

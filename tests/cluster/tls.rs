@@ -80,6 +80,16 @@ fn a_certificate_is_shown_when_it_comes_and_when_it_is_renewed_and_a_foreign_one
         until_shown(https, &host, &certificate).await;
         tunnel.exchange().await;
 
+        // One that was there before anybody named it is read as soon as somebody does.
+        let later_host = format!("later.{host}");
+        let (later, certificate) = secret("later-tls", &later_host);
+        chat.apply(&later).await;
+        let mut route = chat.route("later", "/", "chat");
+        route["spec"]["hostnames"] = json!([later_host]);
+        route["spec"]["tls"] = json!([{"secretName": "later-tls"}]);
+        chat.apply(&route).await;
+        until_shown(https, &later_host, &certificate).await;
+
         let mut foreign = chat.route("foreign", "/", "chat");
         foreign["spec"]["hostnames"] = json!([foreign_host]);
         foreign["spec"]["tls"] = json!([{"secretName": "safe-tls", "secretNamespace": safe.name()}]);
