@@ -314,6 +314,16 @@ fn why_says_what_a_client_would_be_refused_and_what_it_may_have_meant() {
 }
 
 #[test]
+fn why_knows_that_a_host_with_a_certificate_is_not_served_without_tls() {
+    let manifests = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/tls");
+    let place = Place::new("tls", &[]);
+    let (code, text) = place.run(&["why", "ws://localhost/", "--manifests", manifests]);
+    assert!(code == 1 && text.starts_with("421 tls_required"), "{text}");
+    let (code, text) = place.run(&["why", "wss://localhost/", "--manifests", manifests]);
+    assert!(code == 0 && text.starts_with("101 "), "{text}");
+}
+
+#[test]
 fn why_names_routes_that_are_not_served() {
     let place = Place::new("out", &[("chat.yaml", CHAT), ("web.yaml", WEB)]);
     let (code, text) = place.run(&["why", "ws://www.example.com/", "--manifests", "."]);

@@ -47,6 +47,7 @@ pub struct Args {
 #[derive(Debug)]
 struct Request {
     is_handshake: bool,
+    is_plain: bool,
     host: String,
     path: String,
     query: Option<String>,
@@ -74,9 +75,11 @@ impl Request {
     fn of(args: &Args) -> Result<Self, Failure> {
         let wrong = |why: &str| Failure::usage(format!("{:?}: {why}; write it as ws://HOST[:PORT][/PATH]", args.url));
         let uri: Uri = args.url.parse().map_err(|_| wrong("not a URL"))?;
-        let is_handshake = match uri.scheme_str() {
-            Some("ws" | "wss") => true,
-            Some("http" | "https") => false,
+        let (is_handshake, is_plain) = match uri.scheme_str() {
+            Some("ws") => (true, true),
+            Some("wss") => (true, false),
+            Some("http") => (false, true),
+            Some("https") => (false, false),
             _ => return Err(wrong("not a URL of a WebSocket")),
         };
         let authority = uri.authority().ok_or_else(|| wrong("no host"))?;
@@ -93,6 +96,7 @@ impl Request {
             .into_owned();
         Ok(Self {
             is_handshake,
+            is_plain,
             host,
             path,
             query: uri.query().map(str::to_owned),

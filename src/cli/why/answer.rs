@@ -114,6 +114,10 @@ impl Answer {
         answer.rejected = rejected(offline, &request.host);
         answer.problems =
             offline.manifests.problems.len() + offline.built.verdicts.iter().filter(|verdict| !verdict.is_clean()).count();
+        if request.is_plain && !offline.built.certificates.allows_plain(&request.host) {
+            answer.refuse(Reason::TlsRequired, "a route gives the host a certificate");
+            return answer;
+        }
         let Some(found) = &explanation.found else {
             answer.no_route(&explanation);
             return answer;
