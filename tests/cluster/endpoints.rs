@@ -197,11 +197,11 @@ fn a_pod_keeps_its_tunnels_and_its_count_while_slices_change_around_it() {
         let mut heir = holdfast.open(&chat.host(), "/").await;
         until_counts(&holdfast, &[("heir", 1), ("old", 1)]).await;
         chat.apply(&slice("second", "chat", vec![pod(ready(one.ip()), "heir")])).await;
-        until_counts(&holdfast, &[("heir", 1)]).await;
 
-        // What no slice has any more is kept by its tunnels until it ends, and its end is told.
+        // What no slice has any more is kept, and counted, by its tunnels until it ends, and its end is told.
         chat.apply(&slice("second", "chat", vec![])).await;
         until_reached(&holdfast, &chat, &[]).await;
+        until_counts(&holdfast, &[("heir", 1), ("old", 1)]).await;
         for client in [&mut old, &mut heir] {
             client.exchange().await;
         }
@@ -209,6 +209,7 @@ fn a_pod_keeps_its_tunnels_and_its_count_while_slices_change_around_it() {
         for client in [old, heir] {
             assert_eq!(client.listen().await.code, 1012);
         }
+        until_counts(&holdfast, &[]).await;
     });
 }
 
@@ -295,10 +296,11 @@ fn a_pod_is_served_from_ready_until_it_terminates_and_its_tunnels_beyond_that() 
         until_reached(&holdfast, &chat, &["second"]).await;
 
         kubelet.forgets("first").await;
-        until_counts(&holdfast, &[("second", 0)]).await;
         client.exchange().await;
+        until_counts(&holdfast, &[("first", 1), ("second", 0)]).await;
         first.terminate();
         assert_eq!(client.listen().await.code, 1001, "the endpoint has told its client itself");
+        until_counts(&holdfast, &[("second", 0)]).await;
     });
 }
 
