@@ -191,6 +191,7 @@ fn nothing_is_written_but_leases_while_nothing_changes_and_little_when_something
         let team = Team::new(control_plane, &["--drain-delay", "0s", "--drain-window", "0s"]).await;
         let members = team.start_all(&["a", "b", "c"]).await;
         team.apply(&service("chat")).await;
+        let begin = Timestamp::now();
         let names: Vec<String> = (0..20).map(|number| format!("route-{number:02}")).collect();
         for name in &names {
             team.apply(&team.namespace.route(name, &format!("/{name}"), "chat")).await;
@@ -199,6 +200,12 @@ fn nothing_is_written_but_leases_while_nothing_changes_and_little_when_something
             team.until_programmed(name).await;
         }
         let leader = leader(&members).await;
+        // Each success is an Event, created after its status was written.
+        eventually("all Events are there", async || {
+            let writes = team.writes_since(begin);
+            writes.iter().filter(|write| write.resource == "events").count() == names.len()
+        })
+        .await;
 
         let start = Timestamp::now();
         tokio::time::sleep(STEADY).await;
