@@ -214,6 +214,7 @@ async fn a_reader_that_stops_stops_the_sender_and_then_gets_everything() {
     });
     assert!(got.chunks(piece.len()).all(|chunk| chunk == piece));
     client.write_all(&frame(TEXT, b"and back", Some([1; 4]))).await.unwrap();
+    client.flush().await.unwrap();
     assert_eq!(endpoint.frame().await.payload, b"and back");
 }
 
