@@ -1,12 +1,13 @@
 //! The cluster that is filled: which objects there are, and how they are written.
 
+use std::fmt::Display;
 use std::net::Ipv4Addr;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::{
     Client,
     api::{Patch, PatchParams, PostParams},
-    core::Request,
+    core::{Request, request::Error as RequestError},
 };
 use serde_json::{Value, json};
 
@@ -92,27 +93,22 @@ impl Cluster {
     }
 
     async fn create(&self, path: &str, body: Value) -> Result<()> {
-        let cannot =
-            |error: &dyn std::fmt::Display| Failure::new(format_args!("create {path} {}", body["metadata"]["name"]), error);
         let bytes = serde_json::to_vec(&body).unwrap_or_default();
         let request = Request::new(path).create(&PostParams::default(), bytes);
-        let request = request.map_err(|error| cannot(&error))?;
-        self.client
-            .request::<Value>(request)
+        self.write(format_args!("create {path} {}", body["metadata"]["name"]), request)
             .await
-            .map(drop)
-            .map_err(|error| cannot(&error))
     }
 
     async fn merge(&self, path: &str, name: &str, body: Value) -> Result<()> {
-        let cannot = |error: &dyn std::fmt::Display| Failure::new(format_args!("change {path} {name}"), error);
         let request = Request::new(path).patch(name, &PatchParams::default(), &Patch::Merge(body));
-        let request = request.map_err(|error| cannot(&error))?;
-        self.client
-            .request::<Value>(request)
-            .await
-            .map(drop)
-            .map_err(|error| cannot(&error))
+        self.write(format_args!("change {path} {name}"), request).await
+    }
+
+    /// Sends a request. `doing` says what cannot be done if it fails.
+    async fn write(&self, doing: impl Display, request: std::result::Result<http::Request<Vec<u8>>, RequestError>) -> Result<()> {
+        let request = request.map_err(|error| Failure::new(&doing, error))?;
+        let answer = self.client.request::<Value>(request).await;
+        answer.map(drop).map_err(|error| Failure::new(&doing, error))
     }
 
     fn route(&self, at: u32, edition: u32) -> Value {
