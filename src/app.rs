@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     admin::{self, Admin},
     config::{ConfigError, HostOwnership, Serve, Switch},
-    control::{self, Source},
+    control::{self, Source, defaults::Defaults},
     drain::{self, Blocker, Trigger},
     proxy::{
         Proxy, Running, Settings, Trust,
@@ -91,6 +91,9 @@ pub struct Bound {
 pub fn build(config: Serve, access: Option<(Lines, Flush)>) -> Result<Bound, StartError> {
     let source = config.source()?;
     source.check()?;
+    if let Some(file) = &config.defaults {
+        Defaults::read(file).map_err(control::StartError::from)?;
+    }
     let (delay, window) = config.drain()?;
     let settings = settings(&config);
     let bind = |flag, address| move |error| StartError::Bind { flag, address, error };
@@ -171,6 +174,7 @@ impl Bound {
             share_hosts: self.config.host_ownership == HostOwnership::Shared,
             default_certificate: self.config.default_certificate.clone(),
             serves_tls: self.https.is_some(),
+            defaults: self.config.defaults.clone(),
         };
         let (retirement, retire, in_charge) = drain::new();
         let wiring = control::Wiring {

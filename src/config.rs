@@ -73,6 +73,10 @@ pub struct Serve {
     /// Serve routes of this class; objects without a className belong to every class
     #[arg(long, value_name = "NAME", env = "HOLDFAST_CLASS", default_value = "holdfast", help_heading = ROUTES)]
     pub class: String,
+    /// What holds for routes that say nothing: policies as in the spec of a route (timeouts, heartbeat, ...), at the top of
+    /// the file; its edits are followed
+    #[arg(long, value_name = "FILE", env = "HOLDFAST_DEFAULTS", help_heading = ROUTES)]
+    pub defaults: Option<PathBuf>,
     /// Who may add rules to a hostname: only the namespace of the oldest route that names it, or every namespace
     #[arg(long, value_name = "WHO", env = "HOLDFAST_HOST_OWNERSHIP", default_value = "namespace", ignore_case = true, help_heading = ROUTES)]
     pub host_ownership: HostOwnership,

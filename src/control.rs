@@ -9,6 +9,7 @@ mod certificates;
 mod cluster;
 mod compile;
 mod convert;
+pub mod defaults;
 mod endpoints;
 mod index;
 mod lease;
@@ -49,10 +50,10 @@ use crate::{
     routing::{ObjectName, Published},
 };
 use cluster::{Read, Session};
+use defaults::{Defaults, InvalidDefaults};
 use manifests::Follower;
 use metrics::Metrics;
 use object::Event;
-use policy::Defaults;
 use publish::Publisher;
 use resolve::Resolver;
 use versions::Scope;
@@ -80,6 +81,8 @@ pub struct Options {
     pub default_certificate: Option<ObjectName>,
     /// Whether anybody listens for TLS.
     pub serves_tls: bool,
+    /// The file that says what holds for routes that say nothing; followed.
+    pub defaults: Option<PathBuf>,
 }
 
 /// Why the control plane cannot start.
@@ -91,6 +94,8 @@ pub enum StartError {
     Target(#[from] InvalidTarget),
     #[error(transparent)]
     Access(#[from] AccessError),
+    #[error(transparent)]
+    Defaults(#[from] InvalidDefaults),
     #[error("cannot register metrics: {0}")]
     Metrics(#[from] prometheus::Error),
 }
@@ -104,6 +109,8 @@ enum Message {
     Synced,
     /// So many things could not be read.
     Trouble(usize),
+    /// The defaults of all routes are others now.
+    Defaults(Defaults),
     /// Something was heard from the API server.
     Cluster(Scope, Box<News<Read>>),
 }
@@ -152,6 +159,10 @@ pub async fn start(
     source.check()?;
     let metrics = Metrics::new(&wiring.registry)?;
     let (out, messages) = mpsc::channel(MESSAGES);
+    let defaults = options.defaults.as_deref().map_or(Ok(Defaults::default()), Defaults::read)?;
+    let defaults_file = options
+        .defaults
+        .map(|file| defaults::follow(file, defaults.clone(), out.clone()));
     let feed = match source {
         Source::Folder(folder) => {
             let follower = manifests::follow(folder.clone(), out);
@@ -174,12 +185,13 @@ pub async fn start(
         share_hosts: options.share_hosts,
         external_names: !matches!(feed, Feed::Cluster(_)),
         default_certificate: options.default_certificate,
-        defaults: Defaults::default(),
+        defaults,
     };
     let plane = Plane {
         index: Index::new(settings),
         publisher: Publisher::new(wiring.published, metrics, options.serves_tls),
         feed,
+        defaults_file,
         due: None,
         expiry: None,
         is_synced: false,
@@ -216,6 +228,7 @@ struct Plane {
     index: Index,
     publisher: Publisher,
     feed: Feed,
+    defaults_file: Option<defaults::Follower>,
     /// When to build.
     due: Option<Instant>,
     /// When the next certificate expires.
@@ -249,13 +262,21 @@ impl Plane {
                         self.due = Some(Instant::now());
                     }
                 }
-                () = reload.notified() => match &self.feed {
-                    Feed::Folder(follower) => follower.reload(),
-                    Feed::Endpoint { .. } | Feed::Cluster(_) => tracing::info!("nothing to reload"),
-                },
+                () = reload.notified() => self.reload(),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.publish(),
                 () = self.feed.failed() => return,
             }
+        }
+    }
+
+    fn reload(&self) {
+        if let Some(file) = &self.defaults_file {
+            file.reload();
+        }
+        match &self.feed {
+            Feed::Folder(follower) => follower.reload(),
+            Feed::Endpoint { .. } | Feed::Cluster(_) if self.defaults_file.is_some() => {}
+            Feed::Endpoint { .. } | Feed::Cluster(_) => tracing::info!("nothing to reload"),
         }
     }
 
@@ -284,6 +305,10 @@ impl Plane {
             Message::Events(events) => {
                 events.iter().for_each(|event| self.publisher.metrics().event(event));
                 self.apply(events, resolver);
+            }
+            Message::Defaults(defaults) => {
+                let change = self.index.set_defaults(defaults);
+                self.changed(change, resolver);
             }
             Message::Cluster(scope, news) => {
                 let Feed::Cluster(session) = &mut self.feed else { return };
@@ -318,6 +343,10 @@ impl Plane {
         for event in events {
             change = change.max(self.index.apply(event));
         }
+        self.changed(change, resolver);
+    }
+
+    fn changed(&mut self, change: Change, resolver: &mut Resolver) {
         if change == Change::Table {
             resolver.want(self.index.external_hosts());
             let is_lacking = self.index.lacks_secrets();
@@ -371,6 +400,7 @@ mod tests {
             share_hosts: false,
             default_certificate: None,
             serves_tls: false,
+            defaults: None,
         };
         let (_trigger, watch, blocker) = drain::new();
         let wiring = Wiring {

@@ -55,6 +55,7 @@ fn holdfast(folder: &Path, args: &[&str]) -> Output {
         "LANG",
         "HOLDFAST_MANIFESTS",
         "HOLDFAST_CLASS",
+        "HOLDFAST_DEFAULTS",
     ] {
         command.env_remove(name);
     }
@@ -177,6 +178,42 @@ fn check_shows_effective_values_and_where_they_come_from() {
         "sessionPersistence ClientIP /32 /64 route",
     ] {
         assert!(lines.iter().any(|shown| shown == line), "{line} is not in\n{text}");
+    }
+}
+
+#[test]
+fn the_defaults_of_the_process_hold_where_a_route_says_nothing() {
+    let defaults = "timeouts: {idle: 2h}\nheartbeat: {client: {interval: 30s}}\nsessionPersistence: {type: Cookie}\n";
+    let place = Place::new("defaults", &[("chat.yaml", CHAT), ("defaults.conf", defaults)]);
+    let (code, text) = place.run(&["check", "--effective", "--defaults", "defaults.conf", "chat.yaml"]);
+    assert_eq!(code, 0, "{text}");
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines: Vec<String> = text.lines().map(words).collect();
+    for line in [
+        "heartbeat.client.interval 20s route",
+        "timeouts.idle 2h --defaults",
+        "timeouts.send 1m built-in",
+        "sessionPersistence ClientIP /32 /64 route",
+    ] {
+        assert!(lines.iter().any(|shown| shown == line), "{line} is not in\n{text}");
+    }
+    let (_, text) = why(&place, &["--defaults", "defaults.conf", "ws://chat.example.com/chat"]);
+    assert!(text.contains("idle 2h --defaults"), "{text}");
+}
+
+#[test]
+fn defaults_that_cannot_be_are_told_before_anything_is_bound() {
+    let defaults = "timeouts:\n  idel: 2h\n";
+    let place = Place::new("defaults-bad", &[("chat.yaml", CHAT), ("defaults.conf", defaults)]);
+    let told = "--defaults defaults.conf: line 2: timeouts.idel: unknown field, did you mean idle?";
+    for args in [
+        &["check", "--defaults", "defaults.conf", "chat.yaml"][..],
+        &["--manifests", ".", "--defaults", "defaults.conf"],
+    ] {
+        let output = holdfast(&place.0, args);
+        assert_eq!(output.status.code(), Some(2));
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains(told), "{text}");
     }
 }
 

@@ -17,8 +17,9 @@ use std::{
 };
 
 use holdfast::{
+    api::WebSocketRouteSpec,
     cli::explain,
-    control::{Built, Finding, Index, Reason, Settings, build, manifests, object::Event, policy::Defaults},
+    control::{Built, Finding, Index, Reason, Settings, build, defaults::Defaults, manifests, object::Event, policy::Policies},
     routing::{Backend, Handshake, Rule},
 };
 use http::HeaderMap;
@@ -224,20 +225,20 @@ fn rule(rule: &Rule) -> String {
     }
     words.push(format!("{:?}", rule.balancing));
     words.push(format!("{:?}", rule.fallback));
-    let defaults = Defaults::default();
-    let timeouts = &rule.timeouts;
+    let built_in = Policies::of(&WebSocketRouteSpec::default());
+    let (timeouts, default) = (&rule.timeouts, &built_in.timeouts);
     for (name, value, default) in [
-        ("connect", timeouts.connect, defaults.connect),
-        ("handshake", timeouts.handshake, defaults.handshake),
-        ("idle", timeouts.idle, defaults.idle),
-        ("send", timeouts.send, defaults.send),
-        ("maxDuration", timeouts.max_duration, defaults.max_duration),
-        ("closeHandshake", timeouts.close_handshake, defaults.close_handshake),
-        ("client", rule.heartbeat.client.interval, defaults.client_heartbeat.interval),
+        ("connect", timeouts.connect, default.connect),
+        ("handshake", timeouts.handshake, default.handshake),
+        ("idle", timeouts.idle, default.idle),
+        ("send", timeouts.send, default.send),
+        ("maxDuration", timeouts.max_duration, default.max_duration),
+        ("closeHandshake", timeouts.close_handshake, default.close_handshake),
+        ("client", rule.heartbeat.client.interval, built_in.heartbeat.client.interval),
         (
             "endpoint",
             rule.heartbeat.endpoint.interval,
-            defaults.endpoint_heartbeat.interval,
+            built_in.heartbeat.endpoint.interval,
         ),
     ] {
         if value != default {

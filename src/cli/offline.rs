@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use crate::cli::Failure;
 use crate::config::HostOwnership;
+use crate::control::defaults::Defaults;
 use crate::control::manifests::{self, Manifests};
 use crate::control::object::Event;
-use crate::control::policy::Defaults;
 use crate::control::{Built, Index, Settings, Verdict, build, lookup};
 use crate::routing::route::{Balancing, HashSource};
 use crate::routing::{ObjectName, Rule};
@@ -27,6 +27,9 @@ pub(super) struct View {
         ignore_case = true
     )]
     pub(super) host_ownership: HostOwnership,
+    /// What holds for routes that say nothing: policies as in a spec
+    #[arg(long, value_name = "FILE", env = "HOLDFAST_DEFAULTS")]
+    pub(super) defaults: Option<PathBuf>,
 }
 
 /// Files, and the table they make.
@@ -48,12 +51,14 @@ impl Offline {
                 .join(", ")
         };
         let manifests = manifests::read(paths).map_err(|error| Failure::usage(format!("{}: {error}", named())))?;
+        let defaults = view.defaults.as_deref().map_or(Ok(Defaults::default()), Defaults::read);
+        let defaults = defaults.map_err(|error| Failure::usage(error.to_string()))?;
         let mut index = Index::new(Settings {
             class: view.class.clone(),
             share_hosts: view.host_ownership == HostOwnership::Shared,
             external_names: true,
             default_certificate: None,
-            defaults: Defaults::default(),
+            defaults,
         });
         for (object, _) in &manifests.objects {
             index.apply(Event::Apply(object.clone()));

@@ -146,8 +146,8 @@ fn unsupported(fault: &Fault) -> Finding {
 
 fn rules(index: &Index, entry: &Entry, before: &Rules, unresolved: &mut Vec<Finding>) -> Vec<RuleSpec> {
     let compiled = &entry.compiled;
-    let timeouts = compiled.policies.timeouts();
-    let heartbeat = compiled.policies.heartbeats();
+    let timeouts = compiled.policies.timeouts;
+    let heartbeat = compiled.policies.heartbeat;
     let mut backends = |rule: &CompiledRule| {
         let references = rule.references.iter();
         references

@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use http::HeaderName;
 
 use super::{
+    defaults::Defaults,
     path::{Fault, FieldPath},
-    policy::{BALANCING, Defaults, MIN_HEARTBEAT, ON_UNAVAILABLE, PREFIX_LENGTHS, Policies},
+    policy::{BALANCING, MIN_HEARTBEAT, ON_UNAVAILABLE, PREFIX_LENGTHS, Policies},
 };
 use crate::{
     api::{
@@ -68,7 +69,8 @@ pub(crate) struct Reference {
 pub(crate) fn compile(name: &ObjectName, spec: &WebSocketRouteSpec, defaults: &Defaults) -> Compiled {
     let mut faults = Faults::default();
     let root = FieldPath::of(["spec"]);
-    let policies = policies(spec, defaults, &root, &mut faults);
+    let spec = &*defaults.complete(spec);
+    let policies = policies(spec, &root, &mut faults);
     let balancing = balancing(spec.load_balancing.as_ref(), &root.field("loadBalancing"), &mut faults);
     let mut rules = Vec::with_capacity(spec.rules.len());
     for (index, rule) in spec.rules.iter().enumerate() {
@@ -288,13 +290,13 @@ fn balancing(spec: Option<&LoadBalancing>, path: &FieldPath, faults: &mut Faults
     }
 }
 
-fn policies(spec: &WebSocketRouteSpec, defaults: &Defaults, root: &FieldPath, faults: &mut Faults) -> Policies {
-    let policies = Policies::of(spec, defaults);
+fn policies(spec: &WebSocketRouteSpec, root: &FieldPath, faults: &mut Faults) -> Policies {
+    let policies = Policies::of(spec);
     for (side, heartbeat) in [
-        ("client", policies.client_heartbeat),
-        ("endpoint", policies.endpoint_heartbeat),
+        ("client", policies.heartbeat.client),
+        ("endpoint", policies.heartbeat.endpoint),
     ] {
-        let interval = heartbeat.interval.value;
+        let interval = heartbeat.interval;
         if !interval.is_zero() && interval < MIN_HEARTBEAT {
             let at = root.field("heartbeat").field(side).field("interval");
             faults.add(at, format!("{interval:?} is neither 0s nor at least {MIN_HEARTBEAT:?}"));

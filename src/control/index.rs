@@ -12,9 +12,9 @@ use std::{
 use super::{
     certificates::Certificates,
     compile::{Compiled, compile},
+    defaults::Defaults,
     endpoints::{self, Member},
     object::{EndpointSlice, Event, Key, Object, ObjectKind, ReferenceGrant, Route, Service},
-    policy::Defaults,
 };
 use crate::routing::{Endpoint, EndpointCell, EndpointKey, EndpointSet, ObjectName, ServicePort};
 
@@ -29,6 +29,7 @@ pub struct Settings {
     pub external_names: bool,
     /// The Secret whose certificate hosts without one of their own show.
     pub default_certificate: Option<ObjectName>,
+    /// What holds for routes that say nothing.
     pub defaults: Defaults,
 }
 
@@ -102,6 +103,14 @@ impl Index {
             Event::Delete(Key { kind, name }) => self.delete(kind, &name),
             Event::Resolved { host, addresses } => self.resolved(host, addresses),
         }
+    }
+
+    /// What holds for routes that say nothing is something else now.
+    pub(super) fn set_defaults(&mut self, defaults: Defaults) -> Change {
+        self.settings.defaults = defaults;
+        let entries = std::mem::take(&mut self.routes).into_values();
+        let changes = entries.map(|entry| self.apply_route(entry.route));
+        changes.max().unwrap_or(Change::Nothing)
     }
 
     /// Tells the time, in seconds since 1970: certificates expire. Untold, none does.

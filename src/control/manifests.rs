@@ -18,6 +18,7 @@ use std::{
 
 pub(in crate::control) use follow::{Follower, follow};
 pub use yaml::Span;
+pub(super) use yaml::documents;
 
 use super::{
     object::{Key, Object},

@@ -43,6 +43,29 @@ async fn output_that_nobody_reads_stops_nothing() {
 }
 
 #[tokio::test]
+async fn edited_defaults_hold_for_new_tunnels_and_wrong_ones_for_none() {
+    let server = Server::start().await;
+    let file = std::env::temp_dir().join(format!("holdfast-defaults-{}.yaml", std::process::id()));
+    fs::write(&file, "timeouts: {send: 30s}\n").unwrap();
+    let mut holdfast = Holdfast::start(server.address, &["--defaults", file.to_str().unwrap()]).await;
+    let (mut client, mut endpoint) = tunnel_to(holdfast.http, &server).await;
+    fs::write(&file, "timeouts: {maxDuration: 1s}\n").unwrap();
+    holdfast
+        .wait_for_metric("holdfast_snapshot_generation", &[], |generation| generation == 2.0)
+        .await;
+    let (mut bounded, _endpoint) = tunnel_to(holdfast.http, &server).await;
+    fs::write(&file, "timeouts: {maxDuration: for ever}\n").unwrap();
+    let line = holdfast.line_with("the last good defaults stay in effect").await;
+    assert!(line.contains("line 1: timeouts.maxDuration"), "{line}");
+    assert_eq!(bounded.frame().await.code(), 1001);
+    let (mut bounded, _endpoint) = tunnel_to(holdfast.http, &server).await;
+    assert_eq!(bounded.frame().await.code(), 1001);
+    client.send(TEXT, "older than the edit").await;
+    assert_eq!(endpoint.frame().await.payload, b"older than the edit");
+    fs::remove_file(file).unwrap();
+}
+
+#[tokio::test]
 async fn when_descriptors_run_out_clients_are_told_and_tunnels_go_on() {
     let server = Server::start().await;
     let holdfast = Holdfast::start_with_descriptors(server.address, 300, &["--workers", "2"]).await;

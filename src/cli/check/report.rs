@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use crate::api::{self, WebSocketRouteSpec};
+use crate::api::WebSocketRouteSpec;
 use crate::cli::offline::{Offline, algorithm, counted};
 use crate::cli::output::Tone;
+use crate::control::defaults::Defaults;
 use crate::control::manifests::{Location, Problem};
 use crate::control::object::{Key, Object, ObjectKind, Route};
-use crate::control::policy::{Defaults, Origin, Policies};
+use crate::control::policy::{Effective, Origin, effective};
 use crate::control::{Condition, Fault, Finding, Verdict};
 use crate::routing::route::PersistBy;
 use crate::routing::{ObjectName, Rule};
@@ -39,7 +40,7 @@ pub(super) struct RouteReport {
     /// What is wrong with one that it would take, by condition.
     pub(super) remarks: Vec<Remark>,
     pub(super) rules: Vec<String>,
-    pub(super) values: Vec<EffectiveValue>,
+    pub(super) values: Vec<Effective>,
 }
 
 /// A file or an object of another kind, and what is wrong with it.
@@ -59,14 +60,6 @@ pub(super) struct Remark {
     pub(super) location: Option<Location>,
     pub(super) fault: Fault,
     pub(super) fix: Option<String>,
-}
-
-/// A value that holds for a route, and where it comes from.
-#[derive(Debug)]
-pub(super) struct EffectiveValue {
-    pub(super) name: &'static str,
-    pub(super) value: String,
-    pub(super) origin: Origin,
 }
 
 impl Report {
@@ -97,6 +90,7 @@ impl Report {
                 route,
                 verdict,
                 rules,
+                &offline.index.settings().defaults,
                 refused.remove(&route.name).unwrap_or_default(),
             ));
         }
@@ -133,7 +127,7 @@ impl Report {
 }
 
 impl RouteReport {
-    fn of(route: &Route, verdict: &Verdict, rules: &[&Rule], refused: Vec<Remark>) -> Self {
+    fn of(route: &Route, verdict: &Verdict, rules: &[&Rule], defaults: &Defaults, refused: Vec<Remark>) -> Self {
         let tone = match () {
             () if !verdict.is_accepted() || !refused.is_empty() => Tone::Bad,
             () if verdict.is_clean() => Tone::Good,
@@ -151,7 +145,7 @@ impl RouteReport {
             refused,
             remarks: remarks.collect(),
             rules: rules.iter().map(|rule| describe(rule)).collect(),
-            values: values(&route.spec, rules),
+            values: values(&route.spec, rules, defaults),
         }
     }
 
@@ -171,7 +165,7 @@ impl RouteReport {
     fn json(&self) -> Value {
         let values = self.values.iter().map(|value| {
             (
-                value.name.to_owned(),
+                value.name.clone(),
                 json!({"value": value.value, "origin": value.origin.to_string()}),
             )
         });
@@ -251,30 +245,19 @@ fn describe(rule: &Rule) -> String {
     format!("rule {:?} -> {}", &*rule.id.rule, backends.collect::<Vec<_>>().join(", "))
 }
 
-fn values(spec: &WebSocketRouteSpec, rules: &[&Rule]) -> Vec<EffectiveValue> {
-    let policies = Policies::of(spec, &Defaults::default());
-    let durations = policies.durations().into_iter().map(|(name, effective)| EffectiveValue {
-        name,
-        value: api::Duration::from(effective.value).to_string(),
-        origin: effective.origin,
-    });
-    let mut values: Vec<EffectiveValue> = durations.collect();
-    for (name, missed) in [
-        ("heartbeat.client.missed", policies.client_heartbeat.missed),
-        ("heartbeat.endpoint.missed", policies.endpoint_heartbeat.missed),
-    ] {
-        values.push(EffectiveValue {
-            name,
-            value: missed.value.to_string(),
-            origin: missed.origin,
-        });
-    }
-    let given = |is_given| if is_given { Origin::Route } else { Origin::BuiltIn };
+fn values(spec: &WebSocketRouteSpec, rules: &[&Rule], defaults: &Defaults) -> Vec<Effective> {
+    let mut values = effective(spec, defaults);
+    let origin = |policy, is_given| match is_given {
+        true => Origin::Route,
+        false if defaults.gives(spec, policy) => Origin::Defaults,
+        false => Origin::BuiltIn,
+    };
     if let Some(rule) = rules.first() {
-        values.push(EffectiveValue {
-            name: "loadBalancing.algorithm",
+        values.push(Effective {
+            name: "loadBalancing.algorithm".to_owned(),
             value: algorithm(&rule.balancing),
-            origin: given(
+            origin: origin(
+                "loadBalancing",
                 spec.load_balancing
                     .as_ref()
                     .is_some_and(|balancing| balancing.algorithm.is_some()),
@@ -286,14 +269,14 @@ fn values(spec: &WebSocketRouteSpec, rules: &[&Rule]) -> Vec<EffectiveValue> {
         .filter_map(|rule| rule.persistence.as_ref())
         .map(|by| persisted(&by.by))
         .collect();
-    values.push(EffectiveValue {
-        name: "sessionPersistence",
+    values.push(Effective {
+        name: "sessionPersistence".to_owned(),
         value: if persistence.is_empty() {
             "none".to_owned()
         } else {
             persistence.into_iter().collect::<Vec<_>>().join(", ")
         },
-        origin: given(spec.session_persistence.is_some()),
+        origin: origin("sessionPersistence", spec.session_persistence.is_some()),
     });
     values
 }

@@ -104,7 +104,7 @@ fn values(out: &mut String, entry: &RouteReport, screen: &Screen) {
     }
     let mut table = Table::new([]);
     for value in &entry.values {
-        table.row([value.name.to_owned(), value.value.clone(), value.origin.to_string()]);
+        table.row([value.name.clone(), value.value.clone(), value.origin.to_string()]);
     }
     for line in table.render(screen).lines() {
         let _ = writeln!(out, "{INDENT}{line}");

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::api;
 use crate::cli::offline::{Offline, algorithm};
-use crate::control::policy::{Defaults, Policies};
+use crate::control::policy::effective;
 use crate::proxy::error::Reason;
 use crate::routing::balancer::{self, Client, NoPick, PickedBy};
 use crate::routing::endpoint::State;
@@ -100,7 +99,7 @@ pub(super) struct Candidate {
 /// A value that holds for the connection, and where it comes from.
 #[derive(Debug, Serialize)]
 pub(super) struct Policy {
-    pub(super) name: &'static str,
+    pub(super) name: String,
     pub(super) value: String,
     pub(super) origin: String,
 }
@@ -355,10 +354,11 @@ fn policies(offline: &Offline, rule: &Rule) -> Vec<Policy> {
     let Some(route) = offline.index.routes().find(|route| route.name == rule.id.route) else {
         return Vec::new();
     };
-    let policies = Policies::of(&route.spec, &Defaults::default());
-    let shown = policies.durations().into_iter().map(|(name, effective)| Policy {
-        name,
-        value: api::Duration::from(effective.value).to_string(),
+    let values = effective(&route.spec, &offline.index.settings().defaults);
+    let told = values.into_iter().filter(|value| !value.name.ends_with(".missed"));
+    let shown = told.map(|effective| Policy {
+        name: effective.name,
+        value: effective.value,
         origin: effective.origin.to_string(),
     });
     shown.collect()

@@ -195,7 +195,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        control::{Settings, object::Object, policy::Defaults},
+        control::{Settings, defaults::Defaults, object::Object},
         routing::ObjectName,
     };
 
