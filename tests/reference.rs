@@ -16,6 +16,9 @@ mod process;
 #[path = "integration/support.rs"]
 #[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
 mod support;
+#[path = "integration/tls_client.rs"]
+#[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
+mod tls_client;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,6 +33,7 @@ use holdfast::{
 };
 use prometheus::proto::MetricType;
 use rustix::process::Signal;
+use tokio::io::AsyncWriteExt;
 
 use folder::{Folder, route, service_at};
 use process::{Holdfast, eventually};
@@ -185,6 +189,8 @@ struct Scene {
     holdfast: Holdfast,
     folder: Folder,
     server: Server,
+    /// Of secured.test.
+    made: tls_client::Made,
 }
 
 impl Scene {
@@ -203,14 +209,23 @@ impl Scene {
                 "  hostnames: [secured.test]\n  tls: [{secretName: secured}]\n",
             ),
         );
-        folder.write("secret.yaml", secret("secured"));
+        let made = tls_client::made("secured", &["secured.test"]);
+        folder.write("secret.yaml", secret(&made));
         let out = fs::File::create(folder.at(LINES)).unwrap();
-        let more = ["--log-format", format, "--trusted-proxies", "127.0.0.1"];
+        let more = [
+            "--log-format",
+            format,
+            "--trusted-proxies",
+            "127.0.0.1",
+            "--https",
+            "127.0.0.1:0",
+        ];
         let holdfast = Holdfast::writing_to(out.into(), folder.path(), &more).await;
         Self {
             holdfast,
             folder,
             server,
+            made,
         }
     }
 
@@ -238,10 +253,38 @@ impl Scene {
             assert_eq!(client.answer().await.status, status);
         }
         assert_eq!(ask(self.holdfast.http, handshake("/nowhere", MORE)).await.status, 404);
-        eventually("both tunnels have ended", async || {
-            self.holdfast.metric("holdfast_ends_total", &[]).await == 2.0
+        self.come_with_tls().await;
+        eventually("all tunnels have ended", async || {
+            self.holdfast.metric("holdfast_ends_total", &[]).await == 3.0
         })
         .await;
+    }
+
+    /// A plain request, a refusal and a tunnel, with TLS.
+    async fn come_with_tls(&self) {
+        let host = "secured.test";
+        let upgrade = support::handshake_with(host, "/", "");
+        let plain = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        for (request, status) in [(&plain, 200), (&upgrade, 403), (&upgrade, 101)] {
+            let config = tls_client::client_config(&self.made.root, &[&rustls::version::TLS13]);
+            let mut client = tls_client::connect_to(self.holdfast.https.unwrap(), host, config)
+                .await
+                .unwrap();
+            client.write_all(request.as_bytes()).await.unwrap();
+            let mut endpoint = self.server.connection().await;
+            endpoint.head().await;
+            endpoint
+                .write(match status {
+                    101 => switching(""),
+                    _ => format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n"),
+                })
+                .await;
+            assert!(
+                tls_client::head(&mut client)
+                    .await
+                    .starts_with(&format!("HTTP/1.1 {status} "))
+            );
+        }
     }
 
     async fn close_a_tunnel(&self) {
@@ -277,11 +320,10 @@ impl Scene {
 }
 
 /// A Secret with a certificate.
-fn secret(name: &str) -> String {
-    let made = rcgen::generate_simple_self_signed(["secured.test".to_owned()]).unwrap();
+fn secret(made: &tls_client::Made) -> String {
     let secret = serde_json::json!({
-        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": name},
-        "stringData": {"tls.crt": made.cert.pem(), "tls.key": made.signing_key.serialize_pem()},
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": "secured"},
+        "stringData": {"tls.crt": made.chain, "tls.key": made.key},
     });
     secret.to_string()
 }

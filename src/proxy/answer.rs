@@ -50,13 +50,24 @@ pub fn response(reason: Reason, location: Option<HeaderValue>) -> Response<Full<
 
 /// The same address with TLS, on its usual port: which one leads here, only the outside knows.
 pub fn location(scheme: &str, parts: &request::Parts) -> Option<HeaderValue> {
-    let authority = match parts.uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => parts.headers.get(header::HOST)?.to_str().ok()?,
-    };
-    let host = target::host(authority)?;
+    let host = target::host(authority(parts)?)?;
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     HeaderValue::from_str(&format!("{scheme}://{host}{path}")).ok()
+}
+
+/// The same address with TLS, on the port that the client named: it came to where TLS is spoken.
+pub fn same_port(scheme: &str, parts: &request::Parts) -> Option<HeaderValue> {
+    let authority = authority(parts)?;
+    target::host(authority)?;
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    HeaderValue::from_str(&format!("{scheme}://{authority}{path}")).ok()
+}
+
+fn authority(parts: &request::Parts) -> Option<&str> {
+    match parts.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => parts.headers.get(header::HOST)?.to_str().ok(),
+    }
 }
 
 /// Writes a refusal and ends the connection in order.

@@ -38,6 +38,8 @@ pub enum Arrival {
     Tls {
         /// The host that the client asked for in its TLS handshake.
         server_name: Option<Rc<str>>,
+        /// `1.2` or `1.3`.
+        version: &'static str,
     },
 }
 
@@ -71,6 +73,11 @@ pub async fn serve(worker: Rc<Worker>, mut socket: TcpStream, peer: SocketAddr, 
             if client::is_proxy_header(&buffer) {
                 worker.shared.untrusted.proxy_header(&worker.shared, origin.peer);
             }
+            let reason = if is_client_hello(&buffer) {
+                Reason::TlsOnPlainPort
+            } else {
+                reason
+            };
             Attempt::new(&worker, origin.peer, origin.source).refused(reason);
             return Box::pin(answer::refuse(socket, reason, None)).await;
         }
@@ -144,9 +151,9 @@ async fn origin(
     }
 }
 
-/// Does the TLS handshake. `None`: it failed, which has been counted.
+/// Does the TLS handshake. `None`: it failed, which has been counted, and a client that speaks HTTP without TLS been answered.
 async fn secure(
-    worker: &Worker,
+    worker: &Rc<Worker>,
     socket: TcpStream,
     early: &mut BytesMut,
     origin: &mut Origin,
@@ -155,15 +162,58 @@ async fn secure(
     let accepted = worker.acceptor.as_ref()?.accept(socket, early, deadline).await;
     let outcome = accepted
         .as_ref()
-        .map_or_else(|outcome| *outcome, |_| tls::Handshake::Completed);
+        .map_or_else(|failed| failed.outcome, |_| tls::Handshake::Completed);
     worker.shared.metrics.shared().tls_handshake(outcome);
     if outcome != tls::Handshake::Completed {
         tracing::debug!(client = %origin.source, outcome = outcome.word(), "no TLS connection");
     }
-    let (tls, server_name) = accepted.ok()?;
+    let (tls, server_name) = match accepted {
+        Ok(accepted) => accepted,
+        Err(failed) => {
+            let (socket, said) = failed.plain?;
+            lost(worker, socket, &said, origin, deadline).await;
+            return None;
+        }
+    };
     early.clear();
-    origin.arrival = Arrival::Tls { server_name };
+    let version = tls.version();
+    origin.arrival = Arrival::Tls { server_name, version };
     Some(Stream::Tls(tls))
+}
+
+/// Tells a client that speaks HTTP without TLS where it takes TLS that it does, or sends it to the same place with TLS.
+async fn lost(worker: &Rc<Worker>, socket: TcpStream, said: &[u8], origin: &Origin, deadline: Instant) {
+    let shared = &worker.shared;
+    let mut socket = Stream::Plain(socket);
+    let mut buffer = BytesMut::from(said);
+    let head = match head::read(&mut socket, &mut buffer, deadline).await {
+        Ok(head) => head,
+        Err(NoHead::Nothing | NoHead::Gone) => return drop(Attempt::new(worker, origin.peer, origin.source)),
+        Err(NoHead::Refused(reason)) => {
+            if client::is_proxy_header(&buffer) {
+                shared.untrusted.proxy_header(shared, origin.peer);
+            }
+            Attempt::new(worker, origin.peer, origin.source).refused(reason);
+            return answer::refuse(socket, reason, None).await;
+        }
+    };
+    let (mut attempt, _) = describe(worker, origin, &head.parts);
+    attempt.is_handshake = upgrade::classify(&head.parts) == Kind::Handshake;
+    let scheme = if attempt.is_handshake { "wss" } else { "https" };
+    // Whoever takes TLS off in front of here would be sent round in circles.
+    let may_redirect = shared.settings.https_redirect && !head.parts.headers.contains_key(X_FORWARDED_PROTO);
+    let location = answer::same_port(scheme, &head.parts).filter(|_| may_redirect);
+    let reason = match location {
+        Some(_) => Reason::RedirectedToHttps,
+        None => Reason::PlainOnTlsPort,
+    };
+    attempt.refused(reason);
+    answer::refuse(socket, reason, location).await;
+}
+
+/// Whether bytes begin as a TLS handshake does: its kind of record, and the first half of every version.
+fn is_client_hello(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[22, 3])
 }
 
 /// The record of a request, and what its endpoint is told of the client.
@@ -177,6 +227,9 @@ pub fn describe(worker: &Rc<Worker>, origin: &Origin, parts: &request::Parts) ->
     let told = |proto: &HeaderValue| proto == "https" || proto == "wss";
     let secure = origin.arrival != Arrival::Plain || (origin.trusted && parts.headers.get(X_FORWARDED_PROTO).is_some_and(told));
     attempt.scheme = if secure { "https" } else { "http" };
+    if let Arrival::Tls { version, .. } = &origin.arrival {
+        attempt.tls_version = Some(version);
+    }
     let request_id = match parts.headers.get(X_REQUEST_ID) {
         Some(given) if origin.trusted => given.clone(),
         _ => made_request_id(attempt.id),

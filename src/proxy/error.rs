@@ -22,6 +22,10 @@ pub enum Reason {
     TlsRequired,
     /// The same, where the client is sent there.
     RedirectedToHttps,
+    /// A request without TLS came to where clients connect with it.
+    PlainOnTlsPort,
+    /// A TLS handshake came to where clients connect without it.
+    TlsOnPlainPort,
     /// The certificate that this connection was opened with is not the one of the host that the request names.
     Misdirected,
     /// The request's head is larger than 32 KiB or has more than 100 fields.
@@ -68,7 +72,7 @@ pub struct Answer {
 }
 
 impl Reason {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::MalformedRequest,
         Self::NoRoute,
         Self::MethodNotAllowed,
@@ -77,6 +81,8 @@ impl Reason {
         Self::UnsupportedVersion,
         Self::TlsRequired,
         Self::RedirectedToHttps,
+        Self::PlainOnTlsPort,
+        Self::TlsOnPlainPort,
         Self::Misdirected,
         Self::HeadersTooLarge,
         Self::UnresolvedBackend,
@@ -140,6 +146,18 @@ impl Reason {
                 308,
                 "http_request_error",
                 "This host is served with TLS.",
+            ),
+            Self::PlainOnTlsPort => (
+                "plain_on_tls_port",
+                400,
+                "http_request_error",
+                "TLS is spoken on this port: use wss:// or https://.",
+            ),
+            Self::TlsOnPlainPort => (
+                "tls_on_plain_port",
+                400,
+                "http_request_error",
+                "No TLS is spoken on this port.",
             ),
             Self::Misdirected => (
                 "misdirected",

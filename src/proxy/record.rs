@@ -112,6 +112,8 @@ pub struct Attempt {
     /// Without the query.
     pub path: Box<str>,
     pub scheme: &'static str,
+    /// Of the client's own connection; `None`: it came without TLS.
+    pub tls_version: Option<&'static str>,
     pub request_id: Option<Box<str>>,
     pub user_agent: Option<Box<str>>,
     pub is_handshake: bool,
@@ -131,6 +133,7 @@ impl Attempt {
             host: Box::default(),
             path: Box::default(),
             scheme: "http",
+            tls_version: None,
             request_id: None,
             user_agent: None,
             is_handshake: true,
@@ -244,6 +247,9 @@ impl Attempt {
         }
         line.text("server.address", "host", shortened(&self.host));
         line.word("url.scheme", "", self.scheme);
+        if let Some(version) = self.tls_version {
+            line.word("tls.protocol.version", "tls", version);
+        }
         line.text("url.path", "path", shortened(&self.path));
         if let Some(request_id) = &self.request_id {
             line.text("http.request.id", "request", shortened(request_id));

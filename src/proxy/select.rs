@@ -74,7 +74,7 @@ fn check_tls(certificates: &Certificates, host: &str, arrival: &Arrival, is_secu
         // A trusted proxy may have taken the TLS off.
         Arrival::Plain if is_secure || certificates.allows_plain(host) => Ok(()),
         Arrival::Plain => Err(Reason::TlsRequired),
-        Arrival::Tls { server_name } if certificates.covers(server_name.as_deref(), host) => Ok(()),
+        Arrival::Tls { server_name, .. } if certificates.covers(server_name.as_deref(), host) => Ok(()),
         Arrival::Tls { .. } => Err(Reason::Misdirected),
     }
 }

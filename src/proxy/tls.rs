@@ -98,6 +98,15 @@ impl Tls {
         &self.socket
     }
 
+    /// The version that both sides agreed on, as OpenTelemetry writes it; empty before they have.
+    pub fn version(&self) -> &'static str {
+        match self.session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "1.3",
+            Some(ProtocolVersion::TLSv1_2) => "1.2",
+            _ => "",
+        }
+    }
+
     /// Bytes of ciphertext that the socket has not accepted.
     pub fn unsent(&self) -> usize {
         self.unsent.len()

@@ -23,6 +23,8 @@ pub struct Holdfast {
     child: Child,
     lines: UnboundedReceiver<String>,
     pub http: SocketAddr,
+    /// `None`: it was started without --https.
+    pub https: Option<SocketAddr>,
     pub admin: SocketAddr,
 }
 
@@ -54,10 +56,12 @@ impl Holdfast {
             child,
             lines,
             http: nowhere,
+            https: None,
             admin: nowhere,
         };
         let line = holdfast.line_with("serving").await;
         holdfast.http = address(&line, "http");
+        holdfast.https = line.contains("https").then(|| address(&line, "https"));
         holdfast.admin = address(&line, "admin");
         eventually("ready", async || holdfast.get("/readyz").await == 200).await;
         holdfast

@@ -11,6 +11,7 @@
 
 mod process;
 mod support;
+mod tls_client;
 
 mod admission;
 mod backpressure;
@@ -30,6 +31,7 @@ mod pings;
 mod records;
 mod refusals;
 mod relay;
+mod scheme;
 mod timeouts;
 mod tls;
 mod workers;

@@ -64,7 +64,8 @@ async fn produce(reason: Reason) -> Option<Refused> {
         // Without a free source port: tests/faults, in a network of its own.
         Reason::SourcePortsExhausted => return None,
         // With certificates: tls.rs.
-        Reason::TlsRequired | Reason::RedirectedToHttps | Reason::Misdirected => return None,
+        Reason::TlsRequired | Reason::RedirectedToHttps | Reason::Misdirected | Reason::PlainOnTlsPort => return None,
+        Reason::TlsOnPlainPort => request = "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}".to_owned(),
         // Only a defect produces it, and none is built in for tests.
         Reason::Internal => return None,
     }
@@ -142,6 +143,7 @@ async fn every_reason_is_read_recorded_and_counted() {
         Reason::TlsRequired,
         Reason::RedirectedToHttps,
         Reason::Misdirected,
+        Reason::PlainOnTlsPort,
     ];
     let missing: Vec<_> = Reason::ALL
         .into_iter()

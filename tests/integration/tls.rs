@@ -1,7 +1,7 @@
 //! TLS towards clients, by a client of another make: what holds for plain tunnels holds here, and TLS' own rules do.
 
 use std::{
-    fs, io,
+    fs,
     net::SocketAddr,
     path::Path,
     sync::Arc,
@@ -9,142 +9,25 @@ use std::{
 };
 
 use futures::{SinkExt, StreamExt};
-use holdfast::{
-    proxy::Settings,
-    routing::{Certificate, Certificates, HostTls},
-};
-use rcgen::{CertificateParams, KeyPair};
+use holdfast::routing::{Certificates, HostTls};
 use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName},
+    pki_types::ServerName,
     version::{TLS12, TLS13},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split},
+    io::{AsyncWriteExt, ReadHalf, WriteHalf, split},
     net::TcpStream,
-    time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::process::Holdfast;
-use crate::support::{
-    BINARY, CLOSE, Gateway, PATIENCE, Peer, RuleBuilder, Server, TEXT, ask, frame, handshake, handshake_with, name, switching,
+use crate::{
+    process::Holdfast,
+    support::{BINARY, CLOSE, PATIENCE, Peer, RuleBuilder, Server, TEXT, ask, frame, handshake, handshake_with, switching},
+    tls_client::{
+        client_config, connect, connect_to, connect_with, head, host_tls, made, made_by, open, read, rest, show, start, tunnel,
+        tunnel_by,
+    },
 };
-
-/// A certificate that clients of these tests trust once they are given it.
-struct Made {
-    chain: String,
-    key: String,
-    certificate: Arc<Certificate>,
-    root: CertificateDer<'static>,
-}
-
-fn made_by(secret: &str, hosts: &[&str], algorithm: &'static rcgen::SignatureAlgorithm) -> Made {
-    let key = KeyPair::generate_for(algorithm).unwrap();
-    let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
-    let certificate = CertificateParams::new(hosts).unwrap().self_signed(&key).unwrap();
-    let (chain, key) = (certificate.pem(), key.serialize_pem());
-    let read = Certificate::read(name(secret), chain.as_bytes(), key.as_bytes());
-    Made {
-        certificate: Arc::new(read.unwrap()),
-        root: certificate.der().clone(),
-        chain,
-        key,
-    }
-}
-
-fn made(secret: &str, hosts: &[&str]) -> Made {
-    made_by(secret, hosts, &rcgen::PKCS_ECDSA_P256_SHA256)
-}
-
-fn host_tls(made: &Made) -> HostTls {
-    HostTls {
-        secret: made.certificate.secret().clone(),
-        certificate: Some(Arc::clone(&made.certificate)),
-        allows_plain: false,
-    }
-}
-
-/// A gateway with an endpoint, where each host has the certificate next to it.
-async fn start(hosts: &[(&str, &Made)], change: impl FnOnce(&mut Settings)) -> (Server, Gateway) {
-    let server = Server::start().await;
-    let mut gateway = Gateway::with(RuleBuilder::to(&[server.address]).build(), change);
-    show(&mut gateway, &server, hosts);
-    (server, gateway)
-}
-
-fn show(gateway: &mut Gateway, server: &Server, hosts: &[(&str, &Made)]) {
-    let mut certificates = Certificates::default();
-    for (host, made) in hosts {
-        certificates.add(Some(host), host_tls(made));
-    }
-    gateway.certificates = certificates;
-    gateway.publish(RuleBuilder::to(&[server.address]).build());
-}
-
-fn client_config(root: &CertificateDer<'static>, versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add(root.clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)
-        .unwrap();
-    config.with_root_certificates(roots).with_no_client_auth()
-}
-
-async fn connect_with(gateway: &Gateway, host: &str, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
-    connect_to(gateway.https, host, config).await
-}
-
-async fn connect_to(address: SocketAddr, host: &str, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
-    let socket = TcpStream::connect(address).await?;
-    socket.set_nodelay(true)?;
-    let host = ServerName::try_from(host.to_owned()).unwrap();
-    let connecting = TlsConnector::from(Arc::new(config)).connect(host, socket);
-    timeout(PATIENCE, connecting).await.expect("the TLS handshake is stuck")
-}
-
-async fn connect(gateway: &Gateway, host: &str, made: &Made) -> io::Result<TlsStream<TcpStream>> {
-    connect_with(gateway, host, client_config(&made.root, &[&TLS13])).await
-}
-
-async fn read(stream: &mut (impl AsyncReadExt + Unpin), len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    let read = timeout(PATIENCE, stream.read_exact(&mut bytes));
-    read.await.expect("bytes are missing").unwrap();
-    bytes
-}
-
-/// What comes until the end of the stream; an end without close_notify is an error.
-async fn rest(stream: &mut (impl AsyncReadExt + Unpin)) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    timeout(PATIENCE, stream.read_to_end(&mut bytes))
-        .await
-        .expect("the end is missing")?;
-    Ok(bytes)
-}
-
-/// An answer's head.
-async fn head(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.extend(read(stream, 1).await);
-    }
-    String::from_utf8(head).unwrap()
-}
-
-async fn open(mut stream: TlsStream<TcpStream>, host: &str, server: &Server) -> (TlsStream<TcpStream>, Peer) {
-    stream.write_all(handshake_with(host, "/", "").as_bytes()).await.unwrap();
-    let (endpoint, request) = server.accept().await;
-    assert!(request.contains("X-Forwarded-Proto: https"), "{request}");
-    let answer = head(&mut stream).await;
-    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
-    (stream, endpoint)
-}
-
-async fn tunnel(gateway: &Gateway, server: &Server, made: &Made) -> (TlsStream<TcpStream>, Peer) {
-    open(connect(gateway, "a.test", made).await.unwrap(), "a.test", server).await
-}
 
 async fn write_in_pieces(half: &mut WriteHalf<TlsStream<TcpStream>>, stream: &[u8], mut rng: fastrand::Rng) {
     let mut rest = stream;
@@ -199,9 +82,7 @@ async fn any_stream_arrives_as_it_was_sent_in_both_directions_at_once() {
 
 #[tokio::test]
 async fn a_reader_that_stops_stops_the_sender_and_then_gets_everything() {
-    let made = made("a", &["a.test"]);
-    let (server, gateway) = start(&[("a.test", &made)], |_| {}).await;
-    let (mut client, mut endpoint) = tunnel(&gateway, &server, &made).await;
+    let (_server, gateway, mut client, mut endpoint) = tunnel_by(&TLS13).await;
     let piece = frame(BINARY, &[0x5A; 10_000], None);
     let sent = endpoint.fill(&piece).await;
     gateway
@@ -221,12 +102,7 @@ async fn a_reader_that_stops_stops_the_sender_and_then_gets_everything() {
 #[tokio::test]
 async fn a_drain_tells_by_a_close_frame_and_ends_by_close_notify() {
     for version in [&TLS13, &TLS12] {
-        let made = made("a", &["a.test"]);
-        let (server, mut gateway) = start(&[("a.test", &made)], |_| {}).await;
-        let stream = connect_with(&gateway, "a.test", client_config(&made.root, &[version]))
-            .await
-            .unwrap();
-        let (mut client, mut endpoint) = open(stream, "a.test", &server).await;
+        let (_server, mut gateway, mut client, mut endpoint) = tunnel_by(version).await;
         gateway.drain(Duration::ZERO);
         let told = read(&mut client, 2 + 2 + "drain".len()).await;
         assert_eq!(
@@ -284,12 +160,7 @@ async fn an_orderly_close_ends_by_close_notify_and_a_cut_one_counts_as_what_was_
 #[tokio::test]
 async fn close_notify_of_the_client_is_its_end() {
     for version in [&TLS13, &TLS12] {
-        let made = made("a", &["a.test"]);
-        let (server, gateway) = start(&[("a.test", &made)], |_| {}).await;
-        let stream = connect_with(&gateway, "a.test", client_config(&made.root, &[version]))
-            .await
-            .unwrap();
-        let (mut client, mut endpoint) = open(stream, "a.test", &server).await;
+        let (_server, gateway, mut client, mut endpoint) = tunnel_by(version).await;
         client.shutdown().await.unwrap();
         assert_eq!(endpoint.frame().await.code(), 1001);
         endpoint.close(1001).await;
@@ -301,9 +172,7 @@ async fn close_notify_of_the_client_is_its_end() {
 
 #[tokio::test]
 async fn keys_may_change_at_any_time() {
-    let made = made("a", &["a.test"]);
-    let (server, gateway) = start(&[("a.test", &made)], |_| {}).await;
-    let (mut client, mut endpoint) = tunnel(&gateway, &server, &made).await;
+    let (_server, _gateway, mut client, mut endpoint) = tunnel_by(&TLS13).await;
     for round in 0..5 {
         client.get_mut().1.refresh_traffic_keys().unwrap();
         let message = frame(TEXT, format!("round {round}").as_bytes(), Some([1; 4]));
@@ -318,9 +187,7 @@ async fn keys_may_change_at_any_time() {
 
 #[tokio::test]
 async fn a_record_that_is_no_record_ends_the_connection_with_an_alert() {
-    let made = made("a", &["a.test"]);
-    let (server, gateway) = start(&[("a.test", &made)], |_| {}).await;
-    let (mut client, mut endpoint) = tunnel(&gateway, &server, &made).await;
+    let (_server, gateway, mut client, mut endpoint) = tunnel_by(&TLS13).await;
     client
         .get_mut()
         .0

@@ -39,8 +39,8 @@ pub(super) const ENTRIES: &[Entry] = &[
         how: "A handshake needs one Host, Upgrade: websocket, Connection: Upgrade, a Sec-WebSocket-Key of 16 bytes in base64, \
               and no body.",
         seen: NOTHING,
-        fix: "Look at what reaches Holdfast: holdfast ping URL -v shows a good handshake. A scanner or a plain TCP or TLS client \
-              on this port looks the same.",
+        fix: "Look at what reaches Holdfast: holdfast ping URL -v shows a good handshake. A scanner or a plain TCP client on \
+              this port looks the same.",
     },
     Entry {
         word: "no_route",
@@ -139,6 +139,25 @@ pub(super) const ENTRIES: &[Entry] = &[
               WebSocket.",
         seen: NOTHING,
         fix: "Nothing, if that is what you want; clients that connect with wss:// or https:// save the detour.",
+    },
+    Entry {
+        word: "plain_on_tls_port",
+        kind: Kind::Reason,
+        brief: "A request without TLS came to the address of --https.",
+        how: "The client used http:// or ws:// with the port of TLS, or a load balancer takes the TLS off and passes on to that port \
+              what belongs to the one of --http. With --https-redirect the client is sent to https:// on the same port instead, \
+              unless the request carries X-Forwarded-Proto.",
+        seen: NOTHING,
+        fix: "Use https:// or wss://. A load balancer that takes the TLS off must send to the port of --http.",
+    },
+    Entry {
+        word: "tls_on_plain_port",
+        kind: Kind::Reason,
+        brief: "A TLS handshake came to the address of --http.",
+        how: "The client used https:// or wss:// with the port of plain HTTP, or a load balancer passes TLS on to that port. TLS \
+              libraries tell such a client of a wrong version number.",
+        seen: NOTHING,
+        fix: "Send TLS to the port of --https; without that flag nobody listens for it.",
     },
     Entry {
         word: "misdirected",

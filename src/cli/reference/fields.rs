@@ -27,7 +27,7 @@ const fn field(json: &'static str, text: &'static str, events: &'static str, mea
 }
 
 /// All of them, in the order in which a line has them. Of two that share a name in text, the text has both in one.
-pub const FIELDS: [Field; 44] = [
+pub const FIELDS: [Field; 45] = [
     field("timestamp", "", EVERY, "RFC 3339, UTC, milliseconds. Text begins with it."),
     field("level", "", EVERY, "INFO."),
     field(
@@ -76,7 +76,18 @@ pub const FIELDS: [Field; 44] = [
     ),
     field("server.address", "host", REQUEST, "The Host that was asked for."),
     field("server.address", "target", ENDED, "The same; in text together with the path."),
-    field("url.scheme", "", REQUEST, "http."),
+    field(
+        "url.scheme",
+        "",
+        REQUEST,
+        "http or https: how the client came, by the word of a trusted proxy too.",
+    ),
+    field(
+        "tls.protocol.version",
+        "tls",
+        REQUEST,
+        "1.2 or 1.3, of a client that came with TLS.",
+    ),
     field(
         "url.path",
         "path",

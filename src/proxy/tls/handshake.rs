@@ -61,17 +61,36 @@ impl Handshake {
 /// A connection, and the host that its client asked for.
 pub type Accepted = (Box<Tls>, Option<Rc<str>>);
 
+/// Why there is no connection.
+#[derive(Debug)]
+pub struct Failed {
+    pub outcome: Handshake,
+    /// The socket of a client that speaks HTTP without TLS, and what it has said.
+    pub plain: Option<(TcpStream, Vec<u8>)>,
+}
+
+impl From<Handshake> for Failed {
+    fn from(outcome: Handshake) -> Self {
+        Self { outcome, plain: None }
+    }
+}
+
 impl Acceptor {
     /// Does the handshake on a fresh socket. `early`: what was read from it before.
     ///
     /// # Errors
     /// Why there is no connection; the client has been told by an alert where there is one for it.
-    pub async fn accept(&self, socket: TcpStream, early: &[u8], deadline: Instant) -> Result<Accepted, Handshake> {
+    pub async fn accept(&self, socket: TcpStream, early: &[u8], deadline: Instant) -> Result<Accepted, Failed> {
         let tls = Tls::new(socket, Arc::clone(&self.config), Rc::clone(&self.scratch), early);
         let mut tls = Box::new(tls.map_err(|error| outcome(&error))?);
         match timeout_at(deadline, tls.shake_hands(self)).await {
-            Ok(result) => result.map(|name| (tls, name)),
-            Err(_) => Err(Handshake::TimedOut),
+            Ok(Ok(name)) => Ok((tls, name)),
+            Ok(Err(Handshake::NotTls)) if speaks_http(&tls.partial) => Err(Failed {
+                outcome: Handshake::NotTls,
+                plain: Some((tls.socket, tls.partial)),
+            }),
+            Ok(Err(outcome)) => Err(outcome.into()),
+            Err(_) => Err(Handshake::TimedOut.into()),
         }
     }
 }
@@ -82,6 +101,9 @@ impl Tls {
         loop {
             while !has_record(&self.partial) {
                 self.read_more().await?;
+            }
+            if speaks_http(&self.partial) && name.is_none() {
+                return Err(Handshake::NotTls); // an alert would tell such a client nothing
             }
             acceptor.gate.pass().await;
             let mut incoming = std::mem::take(&mut self.partial);
@@ -130,6 +152,11 @@ fn has_record(bytes: &[u8]) -> bool {
         [_, _, _, high, low, ref payload @ ..] => payload.len() >= usize::from(u16::from_be_bytes([high, low])),
         _ => false,
     }
+}
+
+/// Whether bytes begin as a request does, or as a PROXY protocol header. No record of TLS begins with these.
+fn speaks_http(bytes: &[u8]) -> bool {
+    matches!(bytes, [b'A'..=b'Z' | b'\r', ..])
 }
 
 fn broken(error: &io::Error) -> Handshake {
