@@ -38,8 +38,7 @@ pub enum Arrival {
     Tls {
         /// The host that the client asked for in its TLS handshake.
         server_name: Option<Rc<str>>,
-        /// `1.2` or `1.3`.
-        version: &'static str,
+        version: tls::Version,
     },
 }
 
@@ -228,7 +227,7 @@ pub fn describe(worker: &Rc<Worker>, origin: &Origin, parts: &request::Parts) ->
     let secure = origin.arrival != Arrival::Plain || (origin.trusted && parts.headers.get(X_FORWARDED_PROTO).is_some_and(told));
     attempt.scheme = if secure { "https" } else { "http" };
     if let Arrival::Tls { version, .. } = &origin.arrival {
-        attempt.tls_version = Some(version);
+        attempt.tls_version = Some(*version);
     }
     let request_id = match parts.headers.get(X_REQUEST_ID) {
         Some(given) if origin.trusted => given.clone(),

@@ -16,6 +16,7 @@ use super::{
     error::Reason,
     metrics::RuleMetrics,
     slot::{Opened, Slot},
+    tls,
     tunnel::End,
     worker::Worker,
 };
@@ -113,7 +114,7 @@ pub struct Attempt {
     pub path: Box<str>,
     pub scheme: &'static str,
     /// Of the client's own connection; `None`: it came without TLS.
-    pub tls_version: Option<&'static str>,
+    pub tls_version: Option<tls::Version>,
     pub request_id: Option<Box<str>>,
     pub user_agent: Option<Box<str>>,
     pub is_handshake: bool,
@@ -248,7 +249,7 @@ impl Attempt {
         line.text("server.address", "host", shortened(&self.host));
         line.word("url.scheme", "", self.scheme);
         if let Some(version) = self.tls_version {
-            line.word("tls.protocol.version", "tls", version);
+            line.word("tls.protocol.version", "tls", version.word());
         }
         line.text("url.path", "path", shortened(&self.path));
         if let Some(request_id) = &self.request_id {

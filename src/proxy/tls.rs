@@ -54,6 +54,23 @@ pub struct Tls {
     is_broken: bool,
 }
 
+/// Which TLS a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    Tls12,
+    Tls13,
+}
+
+impl Version {
+    /// As OpenTelemetry writes it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tls12 => "1.2",
+            Self::Tls13 => "1.3",
+        }
+    }
+}
+
 /// Where the connections of one worker read and write ciphertext.
 #[derive(Debug)]
 struct Scratch {
@@ -98,12 +115,11 @@ impl Tls {
         &self.socket
     }
 
-    /// The version that both sides agreed on, as OpenTelemetry writes it; empty before they have.
-    pub fn version(&self) -> &'static str {
+    /// The version that both sides agreed on; no other than these two is offered.
+    pub fn version(&self) -> Version {
         match self.session.protocol_version() {
-            Some(ProtocolVersion::TLSv1_3) => "1.3",
-            Some(ProtocolVersion::TLSv1_2) => "1.2",
-            _ => "",
+            Some(ProtocolVersion::TLSv1_2) => Version::Tls12,
+            _ => Version::Tls13,
         }
     }
 
