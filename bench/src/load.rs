@@ -2,17 +2,21 @@
 //! start and at the end of the measured part.
 
 mod rows;
+mod stream;
 mod tunnels;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::failure::Result;
+use crate::certificate;
+use crate::failure::{Failure, Result};
 use crate::process::Usage;
 
 pub use rows::{Plan, Row, Timing, open_one};
+pub use stream::Target;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -25,14 +29,25 @@ pub struct Args {
     /// The proxy's process, to measure it and all that it started
     #[arg(long, value_name = "PID")]
     pid: u32,
+    /// The certificate of the proxy, for the rows with TLS; its host is bench.example
+    #[arg(long, value_name = "FILE")]
+    cacert: Option<PathBuf>,
     #[command(flatten)]
     timing: Timing,
 }
 
 /// One row against a proxy that runs already.
 pub fn run(args: &Args) -> Result<()> {
+    let tls = match &args.cacert {
+        None if args.row.has_tls() => return Err(Failure::says("this row needs --cacert")),
+        Some(chain) if args.row.has_tls() => Some(certificate::clients(chain)?),
+        _ => None,
+    };
     let plan = Plan {
-        target: args.target,
+        target: Target {
+            address: args.target,
+            tls,
+        },
         usage: Usage::of(args.pid),
         timing: args.timing,
     };

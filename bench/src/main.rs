@@ -1,6 +1,7 @@
 //! Measures Holdfast on one machine, on loopback only. `run` compares it with its peers; `echo` and `load` are the two ends of
 //! that, for measuring something by hand; `scale` gives it a large cluster. bench/README.md says how the figures are made.
 
+mod certificate;
 mod echo;
 mod failure;
 mod frame;

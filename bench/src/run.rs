@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
+use crate::certificate::{self, Files};
 use crate::failure::{Failure, Result};
-use crate::load::{self, Plan, Row, Timing};
+use crate::load::{self, Plan, Row, Target, Timing};
 use crate::process::{Machine, Process, become_program::pin};
 use crate::record;
 
-use peer::{Peer, Program};
+use peer::{Peer, Program, Setup};
 use report::{Figures, Setting};
 
 #[derive(Debug, clap::Args)]
@@ -65,10 +66,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     } else {
         args.only.clone()
     };
+    let folder = Folder::make()?;
     let bench = Bench {
         timing: args.timing,
         cores: Cores::choose(args.no_pin),
-        folder: Folder::make()?,
+        certificate: certificate::make(&folder.0)?,
+        folder,
         next_port: FIRST_PORT.into(),
     };
     if let Some(core) = bench.cores.load {
@@ -126,6 +129,7 @@ fn programs(args: &Args) -> Result<Vec<Program>> {
 struct Bench {
     timing: Timing,
     cores: Cores,
+    certificate: Files,
     folder: Folder,
     next_port: std::cell::Cell<u16>,
 }
@@ -139,7 +143,10 @@ impl Bench {
                 let mut turn: Vec<_> = programs.iter().collect();
                 turn.rotate_left(round as usize % programs.len().max(1));
                 for program in turn {
-                    let figure = self.figure(row, program)?;
+                    let figure = self.figure(row, program).or_else(|failure| {
+                        eprintln!("once more: {failure}"); // a machine that starves a row should not cost the whole run
+                        self.figure(row, program)
+                    })?;
                     eprintln!(
                         "round {} of {rounds}  {:<13}  {:<8}  {figure:>10.2} {}",
                         round + 1,
@@ -160,12 +167,27 @@ impl Bench {
         let mut echo = Command::new(this);
         echo.args(["echo", "--limit", "300", "--listen", &endpoint.to_string()]);
         let mut echo = Process::start("echo", &echo, self.cores.echo, &self.folder.0)?;
-        wait_for(endpoint, &mut echo)?;
-        let command = program.command(listen, self.free_address()?, endpoint, &self.folder.0)?;
+        let plain = |address| Target { address, tls: None };
+        wait_for(&plain(endpoint), &mut echo)?;
+        let setup = Setup {
+            listen,
+            admin: self.free_address()?,
+            endpoint,
+            folder: &self.folder.0,
+            certificate: row.has_tls().then_some(&self.certificate),
+        };
+        let command = program.command(&setup)?;
         let mut proxy = Process::start(&program.peer.to_string(), &command, self.cores.proxy, &self.folder.0)?;
-        wait_for(listen, &mut proxy)?;
+        let target = match row.has_tls() {
+            false => plain(listen),
+            true => Target {
+                address: listen,
+                tls: Some(certificate::clients(&self.certificate.chain)?),
+            },
+        };
+        wait_for(&target, &mut proxy)?;
         let plan = Plan {
-            target: listen,
+            target,
             usage: proxy.usage(),
             timing: self.timing,
         };
@@ -197,10 +219,10 @@ impl Bench {
     }
 }
 
-/// Until a connection to `address` becomes a tunnel: some proxies listen before they know their endpoint.
-fn wait_for(address: SocketAddr, process: &mut Process) -> Result<()> {
+/// Until a connection to `target` becomes a tunnel: some proxies listen before they know their endpoint.
+fn wait_for(target: &Target, process: &mut Process) -> Result<()> {
     let deadline = Instant::now() + START;
-    while let Err(failure) = load::open_one(address) {
+    while let Err(failure) = load::open_one(target) {
         process.check()?;
         if Instant::now() > deadline {
             return Err(Failure::says(format!("{failure}, after {START:?}\n{}", process.last_lines())));

@@ -1,12 +1,12 @@
 //! The rows: what each does with tunnels, and the figure it comes to.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
 use super::STEP;
+use super::stream::Target;
 use super::tunnels::{Happened, Tunnels};
 use crate::failure::{Failure, Result};
 use crate::process::Usage;
@@ -35,6 +35,21 @@ pub enum Row {
     /// 99th percentile of the round trip at 5,000 messages of 64 B per second over 1,000 tunnels
     #[value(name = "p99")]
     P99,
+    /// Bytes of user-space memory that an idle tunnel with TLS towards the client adds
+    #[value(name = "tls-idle")]
+    TlsIdle,
+    /// The same after a message of 1 MiB each way on every tunnel
+    #[value(name = "tls-idle-after-1m")]
+    TlsIdleAfterMessage,
+    /// Processor time for a message of 64 B and its echo, with TLS
+    #[value(name = "tls-echo-64")]
+    TlsEcho64,
+    /// Processor time for a message of 16 KiB and its echo, with TLS
+    #[value(name = "tls-echo-16k")]
+    TlsEcho16K,
+    /// Processor time for a connection with TLS, without resumption
+    #[value(name = "tls-open-close")]
+    TlsOpenClose,
 }
 
 impl Row {
@@ -46,8 +61,19 @@ impl Row {
 
     pub fn unit(self) -> &'static str {
         match self {
-            Self::Idle | Self::IdleAfterMessage => "bytes",
+            Self::Idle | Self::IdleAfterMessage | Self::TlsIdle | Self::TlsIdleAfterMessage => "bytes",
             Self::Echo64 | Self::Echo16K | Self::Echo256K | Self::OpenClose | Self::P99 => "microseconds",
+            Self::TlsEcho64 | Self::TlsEcho16K | Self::TlsOpenClose => "microseconds",
+        }
+    }
+
+    /// Whether the clients come with TLS.
+    pub fn has_tls(self) -> bool {
+        match self {
+            Self::Idle | Self::IdleAfterMessage | Self::Echo64 | Self::Echo16K | Self::Echo256K | Self::OpenClose | Self::P99 => {
+                false
+            }
+            Self::TlsIdle | Self::TlsIdleAfterMessage | Self::TlsEcho64 | Self::TlsEcho16K | Self::TlsOpenClose => true,
         }
     }
 }
@@ -74,9 +100,8 @@ pub struct Timing {
 }
 
 /// One proxy, and how it is to be measured.
-#[derive(Clone, Copy)]
 pub struct Plan {
-    pub target: SocketAddr,
+    pub target: Target,
     pub usage: Usage,
     pub timing: Timing,
 }
@@ -85,18 +110,18 @@ impl Plan {
     /// The row's figure, in its unit. The memory rows need a proxy that has just started.
     pub fn measure(&self, row: Row) -> Result<f64> {
         match row {
-            Row::Idle => self.idle(false),
-            Row::IdleAfterMessage => self.idle(true),
-            Row::Echo64 => self.echo(64, self.timing.echo_tunnels),
-            Row::Echo16K => self.echo(16 * 1024, self.timing.echo_tunnels),
+            Row::Idle | Row::TlsIdle => self.idle(false),
+            Row::IdleAfterMessage | Row::TlsIdleAfterMessage => self.idle(true),
+            Row::Echo64 | Row::TlsEcho64 => self.echo(64, self.timing.echo_tunnels),
+            Row::Echo16K | Row::TlsEcho16K => self.echo(16 * 1024, self.timing.echo_tunnels),
             Row::Echo256K => self.echo(256 * 1024, self.timing.echo_tunnels / 5),
-            Row::OpenClose => self.open_close(),
+            Row::OpenClose | Row::TlsOpenClose => self.open_close(),
             Row::P99 => Ok(self.paced()?.percentile(0.99).as_secs_f64() * 1e6),
         }
     }
 
     fn idle(&self, message: bool) -> Result<f64> {
-        let mut tunnels = Tunnels::new(self.target)?;
+        let mut tunnels = Tunnels::new(self.target.clone())?;
         tunnels.set_message(1 << 20);
         let upper = self.timing.tunnels as usize / if message { 2 } else { 1 };
         let mut pss = Vec::new();
@@ -137,7 +162,7 @@ impl Plan {
 
     fn echo(&self, payload: usize, count: u32) -> Result<f64> {
         let count = count as usize;
-        let mut tunnels = Tunnels::new(self.target)?;
+        let mut tunnels = Tunnels::new(self.target.clone())?;
         open(&mut tunnels, count)?;
         tunnels.set_message(payload);
         for id in 0..count {
@@ -152,7 +177,7 @@ impl Plan {
     }
 
     fn open_close(&self) -> Result<f64> {
-        let mut tunnels = Tunnels::new(self.target)?;
+        let mut tunnels = Tunnels::new(self.target.clone())?;
         for _ in 0..CHURNING {
             tunnels.open()?;
         }
@@ -166,7 +191,7 @@ impl Plan {
     /// Messages go out by the clock, whether or not earlier ones came back, and their time runs from when each was due: a
     /// proxy that stalls cannot hide it by slowing the clients down.
     fn paced(&self) -> Result<Latencies> {
-        let mut tunnels = Tunnels::new(self.target)?;
+        let mut tunnels = Tunnels::new(self.target.clone())?;
         open(&mut tunnels, PACED_TUNNELS)?;
         tunnels.set_message(64);
         let mut due_times = vec![VecDeque::new(); PACED_TUNNELS];
@@ -216,12 +241,15 @@ impl Latencies {
 }
 
 /// Opens a tunnel and drops it.
-pub fn open_one(target: SocketAddr) -> Result<()> {
-    let mut tunnels = Tunnels::new(target)?;
+pub fn open_one(target: &Target) -> Result<()> {
+    let mut tunnels = Tunnels::new(target.clone())?;
     tunnels.open()?;
     match tunnels.next(Instant::now() + PATIENCE)? {
         Some(_) => Ok(()),
-        None => Err(Failure::says(format!("no tunnel to {target} opened in {PATIENCE:?}"))),
+        None => Err(Failure::says(format!(
+            "no tunnel to {} opened in {PATIENCE:?}",
+            target.address
+        ))),
     }
 }
 

@@ -1,18 +1,19 @@
 //! Tunnels on one epoll: opening, sending one fixed message, following what comes back. Says what happened, decides nothing.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
+use super::stream::{Stream, Target};
 use crate::failure::{Failure, Result};
 use crate::frame::{self, Follower};
 use crate::handshake;
 use crate::poller::{Poller, Ready};
 
 pub struct Tunnels {
-    target: SocketAddr,
+    target: Target,
     poller: Poller,
     /// By id; `None` where one has ended.
     tunnels: Vec<Option<Tunnel>>,
@@ -25,7 +26,7 @@ pub struct Tunnels {
 }
 
 struct Tunnel {
-    stream: TcpStream,
+    stream: Stream,
     /// The head of the answer, until it is whole.
     answer: Option<Vec<u8>>,
     incoming: Follower,
@@ -45,13 +46,13 @@ pub enum Happened {
 }
 
 impl Tunnels {
-    pub fn new(target: SocketAddr) -> Result<Self> {
+    pub fn new(target: Target) -> Result<Self> {
         Ok(Self {
-            target,
             poller: Poller::new()?,
             tunnels: Vec::new(),
             scratch: vec![0; SCRATCH].into(),
-            request: handshake::request(&target.to_string()),
+            request: handshake::request(&target.host()),
+            target,
             message: Vec::new(),
             payload: 0,
             opened: 0,
@@ -80,17 +81,18 @@ impl Tunnels {
         // Many source addresses: one has only some 28,000 ports, and a port rests for a minute after its connection.
         let source = Ipv4Addr::new(127, 0, 1, (self.opened % 200) as u8 + 1);
         self.opened += 1;
-        let connect = || -> io::Result<TcpStream> {
+        let connect = || -> io::Result<Stream> {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
             socket.bind(&SocketAddr::from((source, 0)).into())?;
-            socket.connect_timeout(&self.target.into(), CONNECT)?;
+            socket.connect_timeout(&self.target.address.into(), CONNECT)?;
             socket.set_nonblocking(true)?;
             socket.set_tcp_nodelay(true)?;
-            let mut stream = TcpStream::from(socket);
+            let mut stream = Stream::new(socket.into(), &self.target)?;
             stream.write_all(self.request.as_bytes())?;
             Ok(stream)
         };
-        let stream = connect().map_err(|error| Failure::new(format_args!("open a connection to {}", self.target), error))?;
+        let stream =
+            connect().map_err(|error| Failure::new(format_args!("open a connection to {}", self.target.address), error))?;
         self.poller.add(&stream, id)?;
         let answer = Some(Vec::new());
         self.tunnels[id] = Some(Tunnel {
@@ -157,7 +159,12 @@ impl Tunnels {
         let got = match tunnel.stream.read(&mut self.scratch) {
             Ok(0) => return self.ended(ready.token),
             Ok(got) => got,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(None),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                if tunnel.stream.is_behind() {
+                    self.poller.watch(&tunnel.stream, ready.token, true)?;
+                }
+                return Ok(None);
+            }
             Err(error) => return Err(Failure::new("read from a tunnel", error)),
         };
         let bytes = &self.scratch[..got];
@@ -207,7 +214,10 @@ impl Tunnel {
                 self.queued -= 1;
             }
         }
-        Ok(true)
+        self.stream
+            .flush()
+            .map_err(|error| Failure::new("write to a tunnel", error))?;
+        Ok(!self.stream.is_behind())
     }
 
     fn answered(&mut self, bytes: &[u8]) -> Result<Option<Happened>> {

@@ -8,8 +8,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::ValueEnum;
 
+use crate::certificate::{Files, HOST};
 use crate::failure::{Failure, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -19,6 +21,18 @@ pub enum Peer {
     Haproxy,
     Caddy,
     Envoy,
+}
+
+/// What a program is to do.
+pub struct Setup<'a> {
+    pub listen: SocketAddr,
+    /// For its own answers, where it has any.
+    pub admin: SocketAddr,
+    pub endpoint: SocketAddr,
+    /// Where its configuration goes.
+    pub folder: &'a Path,
+    /// With TLS on `listen`, by this certificate.
+    pub certificate: Option<&'a Files>,
 }
 
 /// A peer's program on this machine.
@@ -97,8 +111,9 @@ impl Program {
         }
     }
 
-    /// How it is started to serve `endpoint` on `listen`; its configuration goes to `folder`.
-    pub fn command(&self, listen: SocketAddr, admin: SocketAddr, endpoint: SocketAddr, folder: &Path) -> Result<Command> {
+    /// How it is started.
+    pub fn command(&self, setup: &Setup) -> Result<Command> {
+        let folder = setup.folder;
         let mut command = Command::new(&self.path);
         let file = |name: &str, text: String| -> Result<OsString> {
             let path = folder.join(name);
@@ -107,29 +122,29 @@ impl Program {
         };
         match self.peer {
             Peer::Holdfast => {
-                command.args([
-                    "--to",
-                    &endpoint.to_string(),
-                    "--http",
-                    &listen.to_string(),
-                    "--admin",
-                    &admin.to_string(),
-                ]);
+                let (listen, endpoint) = (setup.listen.to_string(), setup.endpoint.to_string());
+                match setup.certificate {
+                    None => command.args(["--to", &endpoint, "--http", &listen]),
+                    Some(certificate) => {
+                        let manifests = file("holdfast.yaml", holdfast(setup.endpoint, certificate)?)?;
+                        command.arg("--manifests").arg(manifests);
+                        command.args(["--https", &listen, "--http", "127.0.0.1:0"])
+                    }
+                };
+                command.args(["--admin", &setup.admin.to_string()]);
                 command.args(["--workers", "1", "--access-log", "off"]).args(&self.arguments);
             }
             Peer::Nginx => {
-                let configuration = file("nginx.conf", nginx(listen, endpoint, folder))?;
+                let configuration = file("nginx.conf", nginx(setup))?;
                 command.args(["-e", "stderr", "-p"]).arg(folder).arg("-c").arg(configuration);
             }
             Peer::Haproxy => {
-                command
-                    .args(["-db", "-f"])
-                    .arg(file("haproxy.cfg", haproxy(listen, endpoint))?);
+                command.args(["-db", "-f"]).arg(file("haproxy.cfg", haproxy(setup))?);
             }
             Peer::Caddy => {
                 command
                     .args(["run", "--adapter", "caddyfile", "--config"])
-                    .arg(file("Caddyfile", caddy(listen, endpoint))?);
+                    .arg(file("Caddyfile", caddy(setup))?);
                 command
                     .env("GOMAXPROCS", "1")
                     .env("HOME", folder)
@@ -138,7 +153,7 @@ impl Program {
             }
             Peer::Envoy => {
                 command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c"]);
-                command.arg(file("envoy.yaml", envoy(listen, endpoint))?);
+                command.arg(file("envoy.yaml", envoy(setup))?);
             }
         }
         Ok(command)
@@ -155,8 +170,52 @@ fn version(text: &str) -> Option<&str> {
         .find(|word| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.'))
 }
 
-fn nginx(listen: SocketAddr, endpoint: SocketAddr, folder: &Path) -> String {
-    let folder = folder.display();
+fn holdfast(endpoint: SocketAddr, certificate: &Files) -> Result<String> {
+    let encoded = |file: &Path| {
+        let text = fs::read(file).map_err(|error| Failure::new(format_args!("read {}", file.display()), error))?;
+        Ok(STANDARD.encode(text))
+    };
+    let (chain, key) = (encoded(&certificate.chain)?, encoded(&certificate.key)?);
+    let (ip, port) = (endpoint.ip(), endpoint.port());
+    Ok(format!(
+        "apiVersion: holdfast.dev/v1alpha1
+kind: WebSocketRoute
+metadata: {{name: bench}}
+spec:
+  hostnames: [{HOST}]
+  tls: [{{secretName: bench}}]
+  rules: [{{backendRefs: [{{name: endpoint, port: 80}}]}}]
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: bench}}
+type: kubernetes.io/tls
+data: {{tls.crt: {chain}, tls.key: {key}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: endpoint}}
+spec: {{ports: [{{port: 80}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: endpoint, labels: {{kubernetes.io/service-name: endpoint}}}}
+addressType: IPv4
+ports: [{{port: {port}}}]
+endpoints: [{{addresses: ['{ip}']}}]
+"
+    ))
+}
+
+fn nginx(setup: &Setup) -> String {
+    let (listen, endpoint, folder) = (setup.listen, setup.endpoint, setup.folder.display());
+    let (ssl, certificate) = match setup.certificate {
+        None => ("", String::new()),
+        Some(Files { chain, key, .. }) => {
+            let (chain, key) = (chain.display(), key.display());
+            (" ssl", format!("ssl_certificate {chain};\n    ssl_certificate_key {key};"))
+        }
+    };
     format!(
         "daemon off;
 worker_processes 1;
@@ -173,7 +232,8 @@ http {{
   scgi_temp_path {folder}/nginx-scgi;
   map $http_upgrade $connection_upgrade {{ default upgrade; '' close; }}
   server {{
-    listen {listen} backlog=4096;
+    listen {listen} backlog=4096{ssl};
+    {certificate}
     location / {{
       proxy_pass http://{endpoint};
       proxy_http_version 1.1;
@@ -192,7 +252,12 @@ http {{
     )
 }
 
-fn haproxy(listen: SocketAddr, endpoint: SocketAddr) -> String {
+fn haproxy(setup: &Setup) -> String {
+    let (listen, endpoint) = (setup.listen, setup.endpoint);
+    let (ssl, scheme) = match setup.certificate {
+        None => (String::new(), "http"),
+        Some(files) => (format!(" ssl crt {} alpn http/1.1", files.both.display()), "https"),
+    };
     format!(
         "global
   nbthread 1
@@ -205,8 +270,8 @@ defaults
   timeout tunnel 1h
   option forwardfor
 frontend bench
-  bind {listen} backlog 4096
-  http-request set-header X-Forwarded-Proto http
+  bind {listen} backlog 4096{ssl}
+  http-request set-header X-Forwarded-Proto {scheme}
   default_backend endpoint
 backend endpoint
   server endpoint {endpoint}
@@ -214,7 +279,15 @@ backend endpoint
     )
 }
 
-fn caddy(listen: SocketAddr, endpoint: SocketAddr) -> String {
+fn caddy(setup: &Setup) -> String {
+    let (listen, endpoint) = (setup.listen, setup.endpoint);
+    let (site, tls) = match setup.certificate {
+        None => ("http://".to_owned(), String::new()),
+        Some(Files { chain, key, .. }) => (
+            format!("https://{HOST}"),
+            format!("tls {} {}", chain.display(), key.display()),
+        ),
+    };
     format!(
         "{{
   admin off
@@ -224,8 +297,9 @@ fn caddy(listen: SocketAddr, endpoint: SocketAddr) -> String {
     level ERROR
   }}
 }}
-http://:{port} {{
+{site}:{port} {{
   bind {ip}
+  {tls}
   reverse_proxy {endpoint}
 }}
 ",
@@ -234,9 +308,22 @@ http://:{port} {{
     )
 }
 
-fn envoy(listen: SocketAddr, endpoint: SocketAddr) -> String {
-    let (ip, port) = (listen.ip(), listen.port());
-    let (endpoint_ip, endpoint_port) = (endpoint.ip(), endpoint.port());
+fn envoy(setup: &Setup) -> String {
+    let (ip, port) = (setup.listen.ip(), setup.listen.port());
+    let (endpoint_ip, endpoint_port) = (setup.endpoint.ip(), setup.endpoint.port());
+    let tls = setup.certificate.map_or_else(String::new, |Files { chain, key, .. }| {
+        let (chain, key) = (chain.display(), key.display());
+        format!(
+            r#"
+      transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          common_tls_context:
+            alpn_protocols: [http/1.1]
+            tls_certificates: [{{certificate_chain: {{filename: "{chain}"}}, private_key: {{filename: "{key}"}}}}]"#
+        )
+    });
     format!(
         r#"static_resources:
   listeners:
@@ -259,7 +346,7 @@ fn envoy(listen: SocketAddr, endpoint: SocketAddr) -> String {
             virtual_hosts:
             - name: bench
               domains: ["*"]
-              routes: [{{match: {{prefix: "/"}}, route: {{cluster: endpoint, timeout: 0s}}}}]
+              routes: [{{match: {{prefix: "/"}}, route: {{cluster: endpoint, timeout: 0s}}}}]{tls}
   clusters:
   - name: endpoint
     type: STATIC

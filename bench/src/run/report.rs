@@ -133,6 +133,10 @@ fn bar(row: Row) -> Bar {
         Row::Echo16K | Row::Echo256K => Bar::OfBest(0.8),
         Row::OpenClose => Bar::OfBest(1.0),
         Row::P99 => Bar::OfBest(1.1),
+        Row::TlsIdle => Bar::AtMost(6144.0),
+        Row::TlsIdleAfterMessage => Bar::Of(Row::TlsIdle, 1.1),
+        Row::TlsEcho64 | Row::TlsOpenClose => Bar::OfBest(1.0),
+        Row::TlsEcho16K => Bar::OfBest(0.85),
     }
 }
 
@@ -145,6 +149,11 @@ fn title(row: Row) -> &'static str {
         Row::Echo256K => "echo 256 KiB, µs of CPU per message",
         Row::OpenClose => "open + close, µs of CPU per connection",
         Row::P99 => "p99 at 5,000 messages/s over 1,000 tunnels, µs",
+        Row::TlsIdle => "idle TLS tunnel, bytes",
+        Row::TlsIdleAfterMessage => "idle TLS tunnel after 1 MiB each way, bytes",
+        Row::TlsEcho64 => "TLS echo 64 B, µs of CPU per message",
+        Row::TlsEcho16K => "TLS echo 16 KiB, µs of CPU per message",
+        Row::TlsOpenClose => "TLS open + close, no resumption, µs of CPU per connection",
     }
 }
 
@@ -215,8 +224,11 @@ impl Verdict {
 
 fn figure_text(row: Row, figure: f64) -> String {
     match row {
-        Row::Idle | Row::IdleAfterMessage | Row::P99 => thousands(figure.round() as i64),
+        Row::Idle | Row::IdleAfterMessage | Row::P99 | Row::TlsIdle | Row::TlsIdleAfterMessage => {
+            thousands(figure.round() as i64)
+        }
         Row::Echo64 | Row::Echo16K | Row::Echo256K | Row::OpenClose => format!("{figure:.2}"),
+        Row::TlsEcho64 | Row::TlsEcho16K | Row::TlsOpenClose => format!("{figure:.2}"),
     }
 }
 
