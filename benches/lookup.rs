@@ -246,6 +246,7 @@ fn rule(name: &str, balancing: Balancing, persistence: Option<Persistence>, back
             client: off,
             endpoint: off,
         },
+        limits: None,
         cursor: Cursor::default(),
     }
 }

@@ -7,6 +7,7 @@
 
 mod crd;
 mod duration;
+mod limits;
 mod pattern;
 mod policy;
 mod rule;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crd::{crd, crd_yaml};
 pub use duration::{Duration, InvalidDuration};
+pub use limits::{ClientConnections, HandshakeRate, LimitKey, LimitKeySource, Limits};
 pub use pattern::pattern_in_words;
 pub use policy::{
     Algorithm, ClientIp, Cookie, HashSource, HashSourceType, Heartbeat, Heartbeats, LoadBalancing, OnUnavailable,
@@ -124,4 +126,8 @@ pub struct WebSocketRouteSpec {
     /// proxies on the way keep the connection open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<Heartbeats>,
+
+    /// How many connections and handshakes the route admits, in all and of each client. Default: no limits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
 }

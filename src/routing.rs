@@ -10,6 +10,7 @@ pub mod certificate;
 pub mod endpoint;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod limits;
 pub mod matching;
 pub mod persistence;
 mod query;

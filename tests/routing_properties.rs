@@ -242,6 +242,7 @@ fn rule_named(id: RuleId) -> Rule {
             client: off,
             endpoint: off,
         },
+        limits: None,
         cursor: Cursor::default(),
     }
 }

@@ -163,6 +163,7 @@ fn rules(index: &Index, entry: &Entry, before: &Rules, unresolved: &mut Vec<Find
             balancing: rule.balancing.clone(),
             timeouts,
             heartbeat,
+            limits: compiled.limits.clone(),
             cursor: Cursor::default(),
         };
         let old = before.get(&new.id).filter(|old| is_same(old, &new));
@@ -223,7 +224,7 @@ fn is_same(a: &Rule, b: &Rule) -> bool {
     a.backends.len() == b.backends.len()
         && a.backends.iter().zip(&b.backends).all(is_same_backend)
         && (a.fallback, &a.persistence, &a.balancing) == (b.fallback, &b.persistence, &b.balancing)
-        && (a.timeouts, a.heartbeat) == (b.timeouts, b.heartbeat)
+        && (a.timeouts, a.heartbeat, &a.limits) == (b.timeouts, b.heartbeat, &b.limits)
 }
 
 fn backend(index: &Index, entry: &Entry, reference: &Reference, unresolved: &mut Vec<Finding>) -> Backend {

@@ -1,5 +1,7 @@
 //! Compiles one WebSocketRoute, by itself: what its matches and policies mean, without looking at any other object.
 
+mod limits;
+
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use http::HeaderName;
@@ -17,6 +19,7 @@ use crate::{
     },
     routing::{
         ObjectName, RuleId,
+        limits::Limits,
         persistence::default_cookie_name,
         route::{Balancing, Cookie, Fallback, HashSource, OnUnavailable, PersistBy, Persistence, SameSite},
         table::{Match, PathMatch, ValueMatch, ValuePattern},
@@ -32,6 +35,7 @@ pub(crate) struct Compiled {
     pub(crate) tls: Vec<CompiledTls>,
     pub(crate) rules: Vec<CompiledRule>,
     pub(crate) policies: Policies,
+    pub(crate) limits: Option<Arc<Limits>>,
 }
 
 /// A certificate that a route names.
@@ -95,6 +99,7 @@ pub(crate) fn compile(name: &ObjectName, spec: &WebSocketRouteSpec, defaults: &D
         hostnames,
         rules,
         policies,
+        limits: limits::limits(spec.limits.as_ref()),
     }
 }
 

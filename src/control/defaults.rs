@@ -139,12 +139,14 @@ impl Defaults {
             load_balancing,
             timeouts,
             heartbeat,
+            limits,
         } = &**defaults;
         Cow::Owned(WebSocketRouteSpec {
             session_persistence: merged("sessionPersistence", &spec.session_persistence, session_persistence),
             load_balancing: merged("loadBalancing", &spec.load_balancing, load_balancing),
             timeouts: merged("timeouts", &spec.timeouts, timeouts),
             heartbeat: merged("heartbeat", &spec.heartbeat, heartbeat),
+            limits: merged("limits", &spec.limits, limits),
             ..spec.clone()
         })
     }
@@ -260,11 +262,12 @@ impl fmt::Display for Defaults {
 
 /// What the file may say, and how many levels down its fields and a route's complete each other. 0: a policy whose parts
 /// belong together is taken whole from the one or the other.
-const POLICIES: [(&str, usize); 4] = [
+const POLICIES: [(&str, usize); 5] = [
     ("sessionPersistence", 0),
     ("loadBalancing", 0),
     ("timeouts", 1),
     ("heartbeat", 2),
+    ("limits", 1),
 ];
 /// Policies that are told by rule.
 const OF_RULES: [&str; 2] = ["sessionPersistence", "loadBalancing"];

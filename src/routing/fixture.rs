@@ -48,6 +48,7 @@ pub fn rule(balancing: Balancing, persistence: Option<Persistence>, backends: Ve
             client: off,
             endpoint: off,
         },
+        limits: None,
         cursor: Cursor::default(),
     }
 }

@@ -5,6 +5,7 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 use super::{
     balancer::Cursor,
     endpoint::{EndpointCell, ServicePort},
+    limits::Limits,
 };
 
 /// Namespace and name of an object. Ordered as routes of equal age are: by namespace, then name.
@@ -45,6 +46,8 @@ pub struct Rule {
     pub balancing: Balancing,
     pub timeouts: Timeouts,
     pub heartbeat: Heartbeats,
+    /// The same for all rules of a route. `None`: nothing is limited.
+    pub limits: Option<Arc<Limits>>,
     /// What picks leave for the next one. Starts as the default.
     pub cursor: Cursor,
 }

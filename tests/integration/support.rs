@@ -314,6 +314,7 @@ impl RuleBuilder {
             balancing: Balancing::PowerOfTwo,
             timeouts: self.timeouts,
             heartbeat: self.heartbeat,
+            limits: None,
             cursor: Default::default(),
         };
         let everything = Match {

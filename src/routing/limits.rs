@@ -1,0 +1,49 @@
+//! What a route admits, compiled: how many connections and handshakes, of whom.
+
+use std::time::Duration;
+
+/// The limits of a route, shared by its rules. Each process counts for itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Handshakes under way and tunnels of the route.
+    pub max_connections: Option<u32>,
+    /// What one endpoint holds, whichever routes it came by.
+    pub max_connections_per_endpoint: Option<u32>,
+    pub max_connections_per_client: Option<ClientConnections>,
+    pub handshake_rate: Option<HandshakeRate>,
+    /// Of a request's line and fields.
+    pub max_header_bytes: Option<usize>,
+    /// Whether what they would refuse is only counted.
+    pub is_dry_run: bool,
+}
+
+/// How many connections one client may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientConnections {
+    pub count: u32,
+    pub key: ClientKey,
+}
+
+/// How many handshakes one client may begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandshakeRate {
+    /// In each interval, evenly; never 0.
+    pub requests: u32,
+    /// Never zero.
+    pub interval: Duration,
+    /// How many may come at once after a pause; never 0.
+    pub burst: u32,
+    pub key: ClientKey,
+}
+
+/// What tells one client from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientKey {
+    Address {
+        ipv4_prefix: u8,
+        ipv6_prefix: u8,
+    },
+    /// Lower case.
+    Header(Box<str>),
+    Cookie(Box<str>),
+}
