@@ -18,7 +18,8 @@ use std::{
 };
 
 use holdfast::routing::{
-    Backend, Endpoint, EndpointCell, EndpointKey, EndpointSet, Handshake, ObjectName, Rule, RuleId, ServicePort, Table,
+    Backend, BackendTls, Endpoint, EndpointCell, EndpointKey, EndpointSet, Handshake, ObjectName, Rule, RuleId, ServicePort,
+    Table,
     balancer::{self, Client, Cursor},
     endpoint::State,
     persistence,
@@ -214,6 +215,7 @@ fn backend(count: usize) -> Backend {
         service,
         weight: 1,
         endpoints: Some(Arc::new(cell)),
+        tls: BackendTls::Off,
     }
 }
 

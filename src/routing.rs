@@ -8,6 +8,7 @@
 pub mod balancer;
 pub mod certificate;
 pub mod endpoint;
+pub mod endpoint_tls;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod limits;
@@ -25,6 +26,7 @@ use arc_swap::ArcSwap;
 
 pub use certificate::{Certificate, Certificates, HostTls};
 pub use endpoint::{Endpoint, EndpointCell, EndpointKey, EndpointSet, ServicePort};
+pub use endpoint_tls::{BackendTls, EndpointTls};
 pub use route::{Backend, ObjectName, Rule, RuleId};
 pub use table::{Found, Handshake, Table};
 

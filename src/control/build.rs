@@ -10,7 +10,7 @@ use super::{
     verdict::{Finding, Reason, Verdict},
 };
 use crate::routing::{
-    Backend, Certificate, Certificates, EndpointCell, HostTls, ObjectName, Rule, RuleId, ServicePort, Table,
+    Backend, BackendTls, Certificate, Certificates, EndpointCell, HostTls, ObjectName, Rule, RuleId, ServicePort, Table,
     balancer::Cursor,
     table::{RouteSpec, RuleSpec, Shadowed},
 };
@@ -243,6 +243,7 @@ fn backend(index: &Index, entry: &Entry, reference: &Reference, unresolved: &mut
         },
         weight: reference.weight,
         endpoints,
+        tls: BackendTls::Off,
     }
 }
 

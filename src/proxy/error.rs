@@ -40,6 +40,14 @@ pub enum Reason {
     SourcePortsExhausted,
     /// The endpoint ended the connection before its answer was complete.
     EndpointClosed,
+    /// Whoever answered the dial could not show that it is the endpoint.
+    EndpointCertificate,
+    /// The endpoint ended the TLS handshake by an alert.
+    EndpointTlsAlert,
+    /// The endpoint does not speak TLS, or not as it should.
+    EndpointTlsError,
+    /// What a secure connection to the endpoint needs is not there.
+    EndpointTlsUnusable,
     /// The endpoint's answer is no valid HTTP/1.1.
     EndpointProtocolError,
     /// The endpoint's 101 is no valid answer to this handshake.
@@ -72,7 +80,7 @@ pub struct Answer {
 }
 
 impl Reason {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 30] = [
         Self::MalformedRequest,
         Self::NoRoute,
         Self::MethodNotAllowed,
@@ -90,6 +98,10 @@ impl Reason {
         Self::DialTimeout,
         Self::SourcePortsExhausted,
         Self::EndpointClosed,
+        Self::EndpointCertificate,
+        Self::EndpointTlsAlert,
+        Self::EndpointTlsError,
+        Self::EndpointTlsUnusable,
         Self::EndpointProtocolError,
         Self::InvalidUpgrade,
         Self::NoReadyEndpoint,
@@ -195,6 +207,30 @@ impl Reason {
                 502,
                 "connection_terminated",
                 "The endpoint ended the connection.",
+            ),
+            Self::EndpointCertificate => (
+                "endpoint_certificate",
+                502,
+                "tls_certificate_error",
+                "The endpoint's certificate cannot be verified.",
+            ),
+            Self::EndpointTlsAlert => (
+                "endpoint_tls_alert",
+                502,
+                "tls_alert_received",
+                "The endpoint refused the TLS connection.",
+            ),
+            Self::EndpointTlsError => (
+                "endpoint_tls_error",
+                502,
+                "tls_protocol_error",
+                "The endpoint does not speak TLS as it should.",
+            ),
+            Self::EndpointTlsUnusable => (
+                "endpoint_tls_unusable",
+                502,
+                "tls_certificate_error",
+                "What a secure connection to the endpoint needs is missing.",
             ),
             Self::EndpointProtocolError => (
                 "endpoint_protocol_error",

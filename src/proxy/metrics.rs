@@ -102,15 +102,18 @@ pub enum Dial {
     /// Another candidate was faster.
     Outrun,
     NoSourcePort,
+    /// It was answered, and the TLS handshake behind it failed.
+    TlsFailed,
 }
 
 impl Dial {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Connected,
         Self::Refused,
         Self::TimedOut,
         Self::Outrun,
         Self::NoSourcePort,
+        Self::TlsFailed,
     ];
 
     pub fn word(self) -> &'static str {
@@ -120,6 +123,7 @@ impl Dial {
             Self::TimedOut => "timed_out",
             Self::Outrun => "outrun",
             Self::NoSourcePort => "no_source_port",
+            Self::TlsFailed => "tls_failed",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The client's leg as a stream of bytes: a TCP socket, or TLS over one. Plain connections pay a branch for it.
+//! A leg as a stream of bytes: a TCP socket, or TLS over one. Plain connections pay a branch for it.
 
 use std::{
     io,
@@ -11,13 +11,13 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::tls::Tls;
+use super::tls::Connection;
 
 /// A connection.
 #[derive(Debug)]
 pub enum Stream {
     Plain(TcpStream),
-    Tls(Box<Tls>),
+    Tls(Box<dyn Connection>),
 }
 
 impl Stream {

@@ -1,11 +1,12 @@
-//! TLS towards clients: a stream over rustls' unbuffered API, from the first byte of the handshake on.
+//! TLS towards clients and towards endpoints: a stream over rustls' unbuffered API, from the first byte of the handshake on.
 //!
-//! Made by `connection`, which waits for its handshake; then it takes the place of a TCP socket. It owns no buffer while
-//! nothing is under way: the socket is read in large pieces into the worker's scratch, and what is kept is the beginning of a
-//! record, decrypted bytes that the reader had no room for, and ciphertext that the socket refused, which is never encrypted
-//! twice. It knows nothing of HTTP or frames.
+//! Made by `connection` and `upstream`, which wait for its handshake; then it takes the place of a TCP socket. It owns no
+//! buffer while nothing is under way: the socket is read in large pieces into the worker's scratch, and what is kept is the
+//! beginning of a record, decrypted bytes that the reader had no room for, and ciphertext that the socket refused, which is
+//! never encrypted twice. It knows nothing of HTTP or frames.
 
 mod acceptor;
+mod connector;
 mod gate;
 mod handshake;
 mod queue;
@@ -15,13 +16,13 @@ use std::{
     fmt, io,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use rustls::{
-    ProtocolVersion, ServerConfig,
-    server::UnbufferedServerConnection,
+    CommonState, ProtocolVersion,
+    client::{ClientConnectionData, UnbufferedClientConnection},
+    server::{ServerConnectionData, UnbufferedServerConnection},
     unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError, UnbufferedStatus},
 };
 use tokio::{
@@ -30,15 +31,102 @@ use tokio::{
 };
 
 pub use acceptor::{Acceptor, Config};
+pub use connector::{Connector, reason};
 use gate::Gate;
 pub use handshake::Handshake;
 
 use queue::Queue;
 
-/// A connection of a client that speaks TLS.
-pub struct Tls {
+/// A connection with TLS, whichever side of it we are.
+pub trait Connection: AsyncRead + AsyncWrite + Unpin + fmt::Debug {
+    /// The socket below.
+    fn tcp(&self) -> &TcpStream;
+
+    /// Bytes of ciphertext that the socket has not accepted.
+    fn unsent(&self) -> usize;
+
+    /// Whether neither side can say anything more: before TLS 1.3, whoever ends one direction ends both (RFC 5246, 7.2.1).
+    fn is_over(&self) -> bool;
+
+    /// Reads what there is, at most `into`. 0: nothing comes any more, and the peer has said so.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` where TCP ended without a close_notify; `InvalidData` where the peer broke the protocol, which it is
+    /// told by an alert.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>>;
+
+    /// Encrypts all of `bytes`, and sends what the socket accepts. Returns how many bytes of ciphertext were kept.
+    ///
+    /// # Errors
+    /// Those of the socket; `BrokenPipe` after the end of our direction.
+    fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Offers the socket what it refused. Ready once nothing is left.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Says that nothing more comes from us, once; it goes out behind everything else.
+    fn say_goodbye(&mut self);
+
+    /// Gives up what the socket has not accepted; returns how many bytes that were. Nothing can be sent after it.
+    fn give_up(&mut self) -> usize;
+}
+
+/// A session of rustls: its two sides are two types, which do the same by the same names.
+pub trait Session: Unpin {
+    type Data;
+
+    /// Takes in ciphertext, and says what is to be done next.
+    fn process<'session, 'bytes>(
+        &'session mut self,
+        incoming: &'bytes mut [u8],
+    ) -> UnbufferedStatus<'session, 'bytes, Self::Data>;
+
+    fn state(&self) -> &CommonState;
+}
+
+/// The session of a connection that a client opened.
+pub type ToClient = UnbufferedServerConnection;
+
+/// The session of a connection to an endpoint.
+pub type ToEndpoint = UnbufferedClientConnection;
+
+impl Session for ToClient {
+    type Data = ServerConnectionData;
+
+    fn process<'session, 'bytes>(
+        &'session mut self,
+        incoming: &'bytes mut [u8],
+    ) -> UnbufferedStatus<'session, 'bytes, ServerConnectionData> {
+        self.process_tls_records(incoming)
+    }
+
+    fn state(&self) -> &CommonState {
+        self
+    }
+}
+
+impl Session for ToEndpoint {
+    type Data = ClientConnectionData;
+
+    fn process<'session, 'bytes>(
+        &'session mut self,
+        incoming: &'bytes mut [u8],
+    ) -> UnbufferedStatus<'session, 'bytes, ClientConnectionData> {
+        self.process_tls_records(incoming)
+    }
+
+    fn state(&self) -> &CommonState {
+        self
+    }
+}
+
+/// A connection, with the session of our side.
+pub struct Tls<S> {
     socket: TcpStream,
-    session: UnbufferedServerConnection,
+    session: S,
     scratch: Rc<Scratch>,
     /// The beginning of a record, or of a handshake message: what the session has not taken yet.
     partial: Vec<u8>,
@@ -46,11 +134,11 @@ pub struct Tls {
     unread: Queue,
     /// Encrypted, and not accepted by the socket yet.
     unsent: Queue,
-    /// Whether the client has said that nothing more comes from it.
+    /// Whether the peer has said that nothing more comes from it.
     has_ended: bool,
     /// Whether our close_notify is among what was sent.
     has_said_goodbye: bool,
-    /// Whether ciphertext was given up: what would come after it means nothing to the client.
+    /// Whether ciphertext was given up: what would come after it means nothing to the peer.
     is_broken: bool,
 }
 
@@ -78,7 +166,7 @@ struct Scratch {
     outgoing: RefCell<Box<[u8]>>,
 }
 
-impl fmt::Debug for Tls {
+impl<S> fmt::Debug for Tls<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls").field("socket", &self.socket).finish_non_exhaustive()
     }
@@ -94,12 +182,12 @@ impl Default for Scratch {
     }
 }
 
-impl Tls {
+impl<S: Session> Tls<S> {
     /// A connection whose handshake is yet to come. `early`: what was read from the socket before.
-    fn new(socket: TcpStream, config: Arc<ServerConfig>, scratch: Rc<Scratch>, early: &[u8]) -> Result<Self, rustls::Error> {
-        Ok(Self {
+    fn new(socket: TcpStream, session: S, scratch: Rc<Scratch>, early: &[u8]) -> Self {
+        Self {
             socket,
-            session: UnbufferedServerConnection::new(config)?,
+            session,
             scratch,
             partial: early.to_vec(),
             unread: Queue::default(),
@@ -107,38 +195,24 @@ impl Tls {
             has_ended: false,
             has_said_goodbye: false,
             is_broken: false,
-        })
+        }
     }
+}
 
-    /// The socket below.
-    pub fn tcp(&self) -> &TcpStream {
+impl<S: Session> Connection for Tls<S> {
+    fn tcp(&self) -> &TcpStream {
         &self.socket
     }
 
-    /// The version that both sides agreed on; no other than these two is offered.
-    pub fn version(&self) -> Version {
-        match self.session.protocol_version() {
-            Some(ProtocolVersion::TLSv1_2) => Version::Tls12,
-            _ => Version::Tls13,
-        }
-    }
-
-    /// Bytes of ciphertext that the socket has not accepted.
-    pub fn unsent(&self) -> usize {
+    fn unsent(&self) -> usize {
         self.unsent.len()
     }
 
-    /// Whether neither side can say anything more: before TLS 1.3, whoever ends one direction ends both (RFC 5246, 7.2.1).
-    pub fn is_over(&self) -> bool {
-        self.has_ended && self.session.protocol_version() != Some(ProtocolVersion::TLSv1_3)
+    fn is_over(&self) -> bool {
+        self.has_ended && self.session.state().protocol_version() != Some(ProtocolVersion::TLSv1_3)
     }
 
-    /// Reads what there is, at most `into`. 0: nothing comes any more, and the client has said so.
-    ///
-    /// # Errors
-    /// `UnexpectedEof` where TCP ended without a close_notify; `InvalidData` where the client broke the protocol, which it is
-    /// told by an alert.
-    pub fn poll_receive(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_receive(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         if !self.unread.is_empty() {
             return Poll::Ready(Ok(self.unread.take(into)));
         }
@@ -170,11 +244,7 @@ impl Tls {
         Poll::Ready(Ok(0))
     }
 
-    /// Encrypts all of `bytes`, and sends what the socket accepts. Returns how many bytes of ciphertext were kept.
-    ///
-    /// # Errors
-    /// Those of the socket; `BrokenPipe` after the end of our direction.
-    pub fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
+    fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
         if self.has_said_goodbye || self.is_broken {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -194,11 +264,7 @@ impl Tls {
         Ok(self.unsent.len().saturating_sub(before))
     }
 
-    /// Offers the socket what it refused. Ready once nothing is left.
-    ///
-    /// # Errors
-    /// Those of the socket.
-    pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.unsent.is_empty() {
             let written = ready!(Pin::new(&mut self.socket).poll_write(cx, self.unsent.rest()))?;
             if written == 0 {
@@ -209,13 +275,12 @@ impl Tls {
         Poll::Ready(Ok(()))
     }
 
-    /// Says that nothing more comes from us, once; it goes out behind everything else.
-    pub fn say_goodbye(&mut self) {
+    fn say_goodbye(&mut self) {
         if self.has_said_goodbye || self.is_broken {
             return;
         }
         self.has_said_goodbye = true;
-        let UnbufferedStatus { state, .. } = self.session.process_tls_records(&mut self.partial);
+        let UnbufferedStatus { state, .. } = self.session.process(&mut self.partial);
         if let Ok(ConnectionState::WriteTraffic(mut traffic)) = state {
             let mut alert = [0; 256];
             if let Ok(len) = traffic.queue_close_notify(&mut alert) {
@@ -224,12 +289,21 @@ impl Tls {
         }
     }
 
-    /// Gives up what the socket has not accepted; returns how many bytes that were. Nothing can be sent after it.
-    pub fn give_up(&mut self) -> usize {
+    fn give_up(&mut self) -> usize {
         let given_up = self.unsent.len();
         self.is_broken |= given_up > 0;
         self.unsent = Queue::default();
         given_up
+    }
+}
+
+impl<S: Session> Tls<S> {
+    /// The version that both sides agreed on; no other than these two is offered.
+    pub fn version(&self) -> Version {
+        match self.session.state().protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => Version::Tls12,
+            _ => Version::Tls13,
+        }
     }
 
     /// Lets the session take in ciphertext: what it decrypts goes to `into`, and what does not fit there is kept. Returns how
@@ -237,7 +311,7 @@ impl Tls {
     fn take_in(&mut self, incoming: &mut [u8], into: &mut [u8]) -> io::Result<usize> {
         let (mut at, mut got) = (0, 0);
         let result = loop {
-            let UnbufferedStatus { discard, state } = self.session.process_tls_records(&mut incoming[at..]);
+            let UnbufferedStatus { discard, state } = self.session.process(&mut incoming[at..]);
             let waits = match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(Ok(record)) = traffic.next_record() {
@@ -275,10 +349,10 @@ impl Tls {
         result.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
-    /// Queues the alert that says what the client did wrong, the last thing that a session says. It must not be asked for more.
+    /// Queues the alert that says what the peer did wrong, the last thing that a session says. It must not be asked for more.
     fn tell_why(&mut self) {
         (self.has_ended, self.has_said_goodbye) = (true, true);
-        let UnbufferedStatus { state, .. } = self.session.process_tls_records(&mut self.partial);
+        let UnbufferedStatus { state, .. } = self.session.process(&mut self.partial);
         if let Ok(ConnectionState::EncodeTlsData(encode)) = state {
             append(encode, &mut self.unsent);
         }
@@ -288,7 +362,7 @@ impl Tls {
     fn encrypt(&mut self, piece: &[u8], outgoing: &mut [u8]) -> io::Result<usize> {
         let mut len = 0;
         loop {
-            let UnbufferedStatus { state, .. } = self.session.process_tls_records(&mut self.partial);
+            let UnbufferedStatus { state, .. } = self.session.process(&mut self.partial);
             match state {
                 Ok(ConnectionState::EncodeTlsData(mut encode)) => {
                     len += encode.encode(&mut outgoing[len..]).map_err(io::Error::other)?;
@@ -320,7 +394,7 @@ fn incoming_room(kept: usize, wanted: usize, scratch: usize) -> io::Result<usize
 }
 
 /// Encodes what the session itself has to say.
-fn append(mut encode: EncodeTlsData<'_, rustls::server::ServerConnectionData>, to: &mut Queue) {
+fn append<D>(mut encode: EncodeTlsData<'_, D>, to: &mut Queue) {
     let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) = encode.encode(&mut []) else {
         return;
     };
@@ -330,7 +404,7 @@ fn append(mut encode: EncodeTlsData<'_, rustls::server::ServerConnectionData>, t
     }
 }
 
-impl AsyncRead for Tls {
+impl<S: Session> AsyncRead for Tls<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = ready!(self.poll_receive(cx, into.initialize_unfilled()))?;
         into.advance(read);
@@ -338,7 +412,7 @@ impl AsyncRead for Tls {
     }
 }
 
-impl AsyncWrite for Tls {
+impl<S: Session> AsyncWrite for Tls<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_send(cx))?;
         let bytes = &bytes[..bytes.len().min(PIECE)];

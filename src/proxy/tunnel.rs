@@ -16,8 +16,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::net::TcpStream;
-
 use super::{
     end::{Cause, Initiator},
     slot::{Orders, Peer, Slot},
@@ -64,12 +62,12 @@ pub struct Early {
 }
 
 impl Tunnel {
-    /// A tunnel between two connected sockets whose handshakes are over.
-    pub fn new(client: Stream, endpoint: TcpStream, early: Early, slot: Rc<Slot>, worker: Rc<Worker>) -> Self {
+    /// A tunnel between two connections whose handshakes are over.
+    pub fn new(client: Stream, endpoint: Stream, early: Early, slot: Rc<Slot>, worker: Rc<Worker>) -> Self {
         let early = (!early.client.is_empty() || !early.endpoint.is_empty()).then(|| Box::new(early));
         Self {
             client: Side::new(client),
-            endpoint: Side::new(Stream::Plain(endpoint)),
+            endpoint: Side::new(endpoint),
             slot,
             worker,
             ending: None,

@@ -96,9 +96,9 @@ async fn open(
     mut parts: request::Parts,
     forwarded: &Forwarded,
 ) -> Result<(Dialled, Answer), Reason> {
-    let mut dialled = upstream::dial(&worker.shared, &chosen.candidates, chosen.rule.timeouts.connect).await?;
+    let mut dialled = upstream::dial(worker, chosen).await?;
     let request = write_request(&chosen.target, &mut parts, forwarded);
-    let answer = upstream::exchange(&mut dialled.socket, &request).await?;
+    let answer = upstream::exchange(&mut dialled, &request).await?;
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
         handshake.check_answer(&answer.headers)?;
     }

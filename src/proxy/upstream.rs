@@ -1,6 +1,12 @@
-//! Endpoints as sockets: dials candidates in order, asks for the upgrade, and reads the answer's head.
+//! Endpoints as sockets: dials candidates in order, with TLS where the rule wants it, asks for the upgrade, and reads the
+//! answer's head.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::BytesMut;
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -8,7 +14,7 @@ use http::{HeaderMap, StatusCode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{
@@ -16,24 +22,32 @@ use super::{
     error::Reason,
     head::{Fields, MAX_FIELDS, MAX_HEAD},
     metrics::Dial,
+    select::Chosen,
+    stream::Stream,
+    tls,
+    worker::Worker,
 };
-use crate::routing::{Endpoint, endpoint::Held};
+use crate::routing::{BackendTls, Endpoint, EndpointTls, Rule, endpoint::Held};
 
 /// A connection to an endpoint.
 #[derive(Debug)]
 pub struct Dialled {
-    pub socket: TcpStream,
+    pub socket: Stream,
     pub endpoint: Held,
     pub address: SocketAddr,
+    /// What it is secured by.
+    pub tls: Option<Arc<EndpointTls>>,
 }
 
 /// Dials the candidates in order, one at a time; one that is silent for half a second is raced by the next. The losers are
-/// closed before a byte is sent.
+/// closed before a byte is sent. Where the rule wants TLS, its handshake is done with the winner alone; if that fails, the others
+/// are still there, for nothing of the request has been sent.
 ///
 /// # Errors
 /// The reason of the last dial that failed, once all have.
-pub async fn dial(shared: &Shared, candidates: &[Arc<Endpoint>], connect: Duration) -> Result<Dialled, Reason> {
-    let mut targets = candidates
+pub async fn dial(worker: &Worker, chosen: &Chosen) -> Result<Dialled, Reason> {
+    let mut targets = chosen
+        .candidates
         .iter()
         .flat_map(|endpoint| {
             endpoint
@@ -48,31 +62,54 @@ pub async fn dial(shared: &Shared, candidates: &[Arc<Endpoint>], connect: Durati
     let mut next = targets.next();
     loop {
         if let Some((endpoint, address)) = next.take() {
-            dials.push(dial_one(shared, endpoint.hold(), address, connect));
+            dials.push(dial_one(worker, &chosen.rule, endpoint.hold(), address));
             next = targets.next();
         }
         if dials.is_empty() {
             return Err(failed);
         }
         tokio::select! {
-            Some(result) = dials.next() => match result {
-                Ok(dialled) => return Ok(dialled),
-                Err(reason) => failed = reason,
-            },
+            Some(result) = dials.next() => {
+                let dialled = match result {
+                    Ok(Connected { socket, endpoint, address, tls: None, .. }) => {
+                        Ok(Dialled { socket: Stream::Plain(socket), endpoint, address, tls: None })
+                    }
+                    Ok(connected) => Box::pin(secure(worker, connected)).await,
+                    Err(reason) => Err(reason),
+                };
+                match dialled {
+                    Ok(dialled) => return Ok(dialled),
+                    Err(reason) => failed = reason,
+                }
+            }
             () = sleep(RACE_AFTER), if next.is_some() => {}
         }
     }
 }
 
-async fn dial_one(shared: &Shared, endpoint: Held, address: SocketAddr, connect: Duration) -> Result<Dialled, Reason> {
-    let mut outcome = Outcome {
-        shared,
-        endpoint: &endpoint,
-        result: Dial::Outrun,
+/// An endpoint that answered a dial.
+struct Connected {
+    socket: TcpStream,
+    endpoint: Held,
+    address: SocketAddr,
+    /// What is to be done yet.
+    tls: Option<Arc<EndpointTls>>,
+    /// Until when.
+    deadline: Instant,
+}
+
+async fn dial_one(worker: &Worker, rule: &Rule, endpoint: Held, address: SocketAddr) -> Result<Connected, Reason> {
+    let tls = match rule.tls(&endpoint) {
+        BackendTls::Off => None,
+        BackendTls::On(tls) => Some(Arc::clone(tls)),
+        BackendTls::Unusable => return Err(Reason::EndpointTlsUnusable),
     };
-    let socket = match timeout(connect, connect_to(shared, address)).await {
+    let mut outcome = Outcome::new(&worker.shared, &endpoint);
+    let deadline = Instant::now() + rule.timeouts.connect;
+    let socket = match timeout_at(deadline, connect_to(&worker.shared, address)).await {
         Ok(Ok(socket)) => {
-            outcome.result = Dial::Connected;
+            // With TLS the dial is not over.
+            outcome.result = tls.is_none().then_some(Dial::Connected);
             socket
         }
         Ok(Err(error)) => {
@@ -83,33 +120,105 @@ async fn dial_one(shared: &Shared, endpoint: Held, address: SocketAddr, connect:
                 _ if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => (Dial::NoSourcePort, Reason::SourcePortsExhausted),
                 _ => (Dial::Refused, Reason::ConnectionRefused),
             };
-            outcome.result = result;
+            outcome.result = Some(result);
             tracing::debug!(endpoint = endpoint.name(), %address, %error, "dial failed");
             return Err(reason);
         }
         Err(_) => {
-            outcome.result = Dial::TimedOut;
+            outcome.result = Some(Dial::TimedOut);
             return Err(Reason::DialTimeout);
         }
     };
     drop(outcome);
-    Ok(Dialled {
+    Ok(Connected {
         socket,
         endpoint,
         address,
+        tls,
+        deadline,
     })
+}
+
+/// Does the TLS handshake with an endpoint that has answered a dial.
+async fn secure(worker: &Worker, connected: Connected) -> Result<Dialled, Reason> {
+    let Connected {
+        socket,
+        endpoint,
+        address,
+        tls,
+        deadline,
+    } = connected;
+    let mut outcome = Outcome::new(&worker.shared, &endpoint);
+    let Some(tls) = tls else { return Err(Reason::Internal) };
+    let (result, reason, error) = match timeout_at(deadline, worker.connector.connect(socket, &tls)).await {
+        Ok(Ok(secure)) => {
+            outcome.result = Some(Dial::Connected);
+            drop(outcome);
+            return Ok(Dialled {
+                socket: Stream::Tls(secure),
+                endpoint,
+                address,
+                tls: Some(tls),
+            });
+        }
+        Ok(Err(error)) => (Dial::TlsFailed, tls::reason(&error), error.to_string()),
+        Err(_) => {
+            let silent = "it accepts connections, and does not answer in TLS within timeouts.connect";
+            (Dial::TimedOut, Reason::DialTimeout, silent.to_owned())
+        }
+    };
+    outcome.result = Some(result);
+    tell(&tls, &endpoint, address, reason, &error);
+    drop(outcome);
+    Err(reason)
+}
+
+/// Says why there is no TLS with an endpoint, in warnings once in a while.
+fn tell(tls: &EndpointTls, endpoint: &Endpoint, address: SocketAddr, reason: Reason, error: &str) {
+    let (service, name, reason) = (&endpoint.key().service, tls.name().to_str(), reason.word());
+    let endpoint = endpoint.name();
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    if tls.is_news(now.as_secs()) {
+        tracing::warn!(reason, %service, endpoint, %address, %name, "no TLS with an endpoint: {error}");
+    } else {
+        tracing::debug!(reason, %service, endpoint, %address, %name, "no TLS with an endpoint: {error}");
+    }
+}
+
+/// What an error of a connection means to the client. In TLS 1.3 an endpoint that refuses our certificate says so when we take
+/// the handshake for done already.
+pub fn broke(tls: Option<&EndpointTls>, endpoint: &Endpoint, address: SocketAddr, error: &io::Error) -> Reason {
+    let reason = tls::reason(error);
+    if let (Some(tls), true) = (tls, reason != Reason::EndpointClosed) {
+        tell(tls, endpoint, address, reason, &error.to_string());
+    }
+    reason
 }
 
 /// Counts a dial however it ends: one that is dropped was outrun.
 struct Outcome<'a> {
     shared: &'a Shared,
     endpoint: &'a Arc<Endpoint>,
-    result: Dial,
+    /// `None`: it goes on elsewhere.
+    result: Option<Dial>,
+}
+
+impl<'a> Outcome<'a> {
+    fn new(shared: &'a Shared, endpoint: &'a Arc<Endpoint>) -> Self {
+        let result = Some(Dial::Outrun);
+        Self {
+            shared,
+            endpoint,
+            result,
+        }
+    }
 }
 
 impl Drop for Outcome<'_> {
     fn drop(&mut self) {
-        self.shared.metrics.dialled(self.endpoint, self.result);
+        if let Some(result) = self.result {
+            self.shared.metrics.dialled(self.endpoint, result);
+        }
     }
 }
 
@@ -137,8 +246,15 @@ pub struct Answer {
 ///
 /// # Errors
 /// When the endpoint ends the connection or does not speak HTTP/1.1.
-pub async fn exchange(socket: &mut TcpStream, request: &[u8]) -> Result<Answer, Reason> {
-    socket.write_all(request).await.map_err(|_| Reason::EndpointClosed)?;
+pub async fn exchange(dialled: &mut Dialled, request: &[u8]) -> Result<Answer, Reason> {
+    let Dialled {
+        socket,
+        endpoint,
+        address,
+        tls,
+    } = dialled;
+    let broke = |error: io::Error| broke(tls.as_deref(), endpoint, *address, &error);
+    send(socket, request).await.map_err(broke)?;
     let mut buffer = BytesMut::with_capacity(FIRST_READ);
     loop {
         while let Some(answer) = parse(&mut buffer)? {
@@ -150,11 +266,15 @@ pub async fn exchange(socket: &mut TcpStream, request: &[u8]) -> Result<Answer, 
             return Err(Reason::EndpointProtocolError);
         }
         buffer.reserve(FIRST_READ);
-        match socket.read_buf(&mut buffer).await {
-            Ok(0) | Err(_) => return Err(Reason::EndpointClosed),
-            Ok(_) => {}
+        if socket.read_buf(&mut buffer).await.map_err(broke)? == 0 {
+            return Err(Reason::EndpointClosed);
         }
     }
+}
+
+async fn send(socket: &mut Stream, request: &[u8]) -> io::Result<()> {
+    socket.write_all(request).await?;
+    socket.flush().await // TLS may hold some of it
 }
 
 /// Takes one head out of `buffer`. `None`: it is not complete.

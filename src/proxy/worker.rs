@@ -37,6 +37,8 @@ pub struct Worker {
     pub clock: Clock,
     /// Where every read of the worker goes.
     pub scratch: RefCell<Box<[u8]>>,
+    /// Makes connections to endpoints secure.
+    pub connector: tls::Connector,
     /// `None`: nobody listens for TLS.
     pub acceptor: Option<tls::Acceptor>,
     /// Bytes queued for sides that do not accept them.
@@ -54,9 +56,11 @@ pub struct Worker {
 
 impl Worker {
     pub fn new(index: usize, shared: Arc<Shared>) -> Self {
+        let connector = tls::Connector::default();
         Self {
             index,
-            acceptor: shared.tls.as_ref().map(tls::Acceptor::new),
+            acceptor: shared.tls.as_ref().map(|config| tls::Acceptor::new(config, &connector)),
+            connector,
             shared,
             clock: Clock::start(),
             scratch: RefCell::new(vec![0; HEADROOM + READ].into_boxed_slice()),

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::{
     balancer::{Client, Cursor},
     endpoint::{Endpoint, EndpointCell, EndpointKey, EndpointSet, ServicePort, State},
+    endpoint_tls::BackendTls,
     route::{
         Backend, Balancing, Cookie, Fallback, Heartbeat, Heartbeats, ObjectName, OnUnavailable, PersistBy, Persistence, Rule,
         RuleId, SameSite, Timeouts,
@@ -73,6 +74,7 @@ pub fn backend(name: &str, weight: u32, states: &[State]) -> Backend {
         service: service(name),
         weight,
         endpoints: Some(Arc::new(cell)),
+        tls: BackendTls::Off,
     }
 }
 
@@ -85,6 +87,7 @@ pub fn unresolved(name: &str, weight: u32) -> Backend {
         service: service(name),
         weight,
         endpoints: None,
+        tls: BackendTls::Off,
     }
 }
 

@@ -4,7 +4,8 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
     balancer::Cursor,
-    endpoint::{EndpointCell, ServicePort},
+    endpoint::{Endpoint, EndpointCell, ServicePort},
+    endpoint_tls::BackendTls,
     limits::Limits,
 };
 
@@ -60,6 +61,19 @@ pub struct Backend {
     pub weight: u32,
     /// `None`: the reference cannot be resolved, and its share of handshakes is answered 500.
     pub endpoints: Option<Arc<EndpointCell>>,
+    pub tls: BackendTls,
+}
+
+impl Rule {
+    /// Whether connections to one of the rule's endpoints are secure.
+    pub fn tls(&self, endpoint: &Endpoint) -> &BackendTls {
+        let of_endpoint =
+            |backend: &&Backend| !matches!(backend.tls, BackendTls::Off) && backend.service == endpoint.key().service;
+        self.backends
+            .iter()
+            .find(of_endpoint)
+            .map_or(&BackendTls::Off, |backend| &backend.tls)
+    }
 }
 
 /// What answers a request that is no WebSocket handshake.

@@ -14,6 +14,7 @@ mod support;
 mod tls_client;
 
 mod admission;
+mod backend_tls;
 mod backpressure;
 mod binary;
 mod causes;

@@ -66,6 +66,10 @@ async fn produce(reason: Reason) -> Option<Refused> {
         // With certificates: tls.rs.
         Reason::TlsRequired | Reason::RedirectedToHttps | Reason::Misdirected | Reason::PlainOnTlsPort => return None,
         Reason::TlsOnPlainPort => request = "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}".to_owned(),
+        // With TLS towards the endpoint: backend_tls.rs.
+        Reason::EndpointCertificate | Reason::EndpointTlsAlert | Reason::EndpointTlsError | Reason::EndpointTlsUnusable => {
+            return None;
+        }
         // Only a defect produces it, and none is built in for tests.
         Reason::Internal => return None,
     }
@@ -144,6 +148,10 @@ async fn every_reason_is_read_recorded_and_counted() {
         Reason::RedirectedToHttps,
         Reason::Misdirected,
         Reason::PlainOnTlsPort,
+        Reason::EndpointCertificate,
+        Reason::EndpointTlsAlert,
+        Reason::EndpointTlsError,
+        Reason::EndpointTlsUnusable,
     ];
     let missing: Vec<_> = Reason::ALL
         .into_iter()

@@ -21,7 +21,7 @@ use holdfast::{
         record::Recorder,
     },
     routing::{
-        Backend, Certificates, Endpoint, EndpointCell, EndpointKey, EndpointSet, ObjectName, Published, Rule, RuleId,
+        Backend, BackendTls, Certificates, Endpoint, EndpointCell, EndpointKey, EndpointSet, ObjectName, Published, Rule, RuleId,
         ServicePort, Snapshot, Table,
         endpoint::State,
         route::{Balancing, Fallback, Heartbeat, Heartbeats, Persistence, Timeouts},
@@ -255,6 +255,7 @@ pub fn name(name: &str) -> ObjectName {
 pub struct RuleBuilder {
     pub prefix: &'static str,
     pub cell: Option<Arc<EndpointCell>>,
+    pub tls: BackendTls,
     pub fallback: Fallback,
     pub persistence: Option<Persistence>,
     pub timeouts: Timeouts,
@@ -270,6 +271,7 @@ impl RuleBuilder {
         Self {
             prefix: "/",
             cell: Some(Arc::new(cell)),
+            tls: BackendTls::Off,
             fallback: Fallback::Backend,
             persistence: None,
             timeouts: Timeouts {
@@ -308,6 +310,7 @@ impl RuleBuilder {
                 service: service(),
                 weight: 1,
                 endpoints: self.cell,
+                tls: self.tls,
             }]),
             fallback: self.fallback,
             persistence: self.persistence,

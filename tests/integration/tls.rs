@@ -18,7 +18,7 @@ use tokio::{
     io::{AsyncWriteExt, ReadHalf, WriteHalf, split},
     net::TcpStream,
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
 
 use crate::{
     process::Holdfast,
@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-async fn write_in_pieces(half: &mut WriteHalf<TlsStream<TcpStream>>, stream: &[u8], mut rng: fastrand::Rng) {
+pub async fn write_in_pieces(half: &mut (impl AsyncWriteExt + Unpin), stream: &[u8], mut rng: fastrand::Rng) {
     let mut rest = stream;
     while !rest.is_empty() {
         let most = if rng.bool() { 16 } else { 40_000 };

@@ -228,6 +228,44 @@ pub(super) const ENTRIES: &[Entry] = &[
         fix: "Look at the endpoint's log for a crash or a refusal at that time.",
     },
     Entry {
+        word: "endpoint_certificate",
+        kind: Kind::Reason,
+        brief: "The endpoint's certificate cannot be verified.",
+        how: "Connections to this Service use TLS. The certificate that the endpoint showed is signed by nobody who is trusted, is \
+              for another name, has expired, or is a certificate authority itself.",
+        seen: "A TLS alert; the request is not sent.",
+        fix: "The log names the endpoint, the name that was asked for and what is wrong. Correct spec.backendTLS.caRef or hostname, \
+              or the endpoint's certificate.",
+    },
+    Entry {
+        word: "endpoint_tls_alert",
+        kind: Kind::Reason,
+        brief: "The endpoint ended the TLS handshake by an alert.",
+        how: "Most often it asks for a certificate of its clients and got none, or does not trust the one that it got. Else the two \
+              sides have no TLS version or cipher in common, or it has no certificate for the name that was asked for.",
+        seen: "The handshake that it refused; the request is not sent.",
+        fix: "The log names the endpoint and its alert. For a certificate of ours use mode Mutual with clientCertificateRef, and let \
+              the endpoint trust who signed it.",
+    },
+    Entry {
+        word: "endpoint_tls_error",
+        kind: Kind::Reason,
+        brief: "The endpoint does not speak TLS, or not as it should.",
+        how: "Connections to this Service use TLS, by spec.backendTLS or by the appProtocol of the Service's port. A port that \
+              speaks HTTP without TLS looks like this.",
+        seen: "A TLS alert; the request is not sent.",
+        fix: "The log names the endpoint. If the port speaks plain HTTP, set backendTLS.mode to Disable or correct appProtocol.",
+    },
+    Entry {
+        word: "endpoint_tls_unusable",
+        kind: Kind::Reason,
+        brief: "What a secure connection to the endpoint needs is missing.",
+        how: "spec.backendTLS names a Secret that is not there, cannot be used or may not be referred to, or the system has no \
+              certificate authorities. Rather than connecting to somebody unknown, nobody is connected to.",
+        seen: NOTHING,
+        fix: "The route's ResolvedRefs condition and holdfast check say which Secret it is and what is wrong.",
+    },
+    Entry {
         word: "endpoint_protocol_error",
         kind: Kind::Reason,
         brief: "The endpoint's answer is not valid HTTP/1.1.",

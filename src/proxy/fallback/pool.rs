@@ -1,6 +1,6 @@
 //! Kept connections to endpoints, for plain requests. One pool per worker, bounded in number and age.
 
-use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, collections::HashMap, error::Error as _, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::{
@@ -11,8 +11,14 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use crate::{
-    proxy::{error::Reason, select::Chosen, socket, upstream, worker::Worker},
-    routing::{Endpoint, endpoint::Held},
+    proxy::{
+        error::Reason,
+        select::Chosen,
+        socket,
+        upstream::{self, Dialled},
+        worker::Worker,
+    },
+    routing::{BackendTls, Endpoint, endpoint::Held},
 };
 
 /// The kept connections.
@@ -22,6 +28,8 @@ pub struct Pool(RefCell<HashMap<SocketAddr, Vec<Kept>>>);
 #[derive(Debug)]
 struct Kept {
     sender: SendRequest<Incoming>,
+    /// How it was made secure: a rule that says something else does not use it.
+    tls: BackendTls,
     since: Instant,
 }
 
@@ -38,31 +46,38 @@ impl Pool {
         mut request: Request<Incoming>,
     ) -> Result<(Response<Incoming>, Held, SocketAddr), Reason> {
         if let Some(first) = chosen.candidates.first() {
-            let endpoint = first.hold();
-            while let Some((mut sender, address)) = self.take(first) {
+            let (endpoint, tls) = (first.hold(), chosen.rule.tls(first));
+            while let Some((mut sender, address)) = self.take(first, tls) {
                 match sender.try_send_request(request).await {
                     Ok(response) => {
-                        keep_when_ready(worker, address, sender);
+                        keep_when_ready(worker, address, sender, tls.clone());
                         return Ok((response, endpoint, address));
                     }
                     Err(mut error) => request = error.take_message().ok_or(Reason::EndpointClosed)?,
                 }
             }
         }
-        let dialled = upstream::dial(&worker.shared, &chosen.candidates, chosen.rule.timeouts.connect).await?;
+        let dialled = upstream::dial(worker, chosen).await?;
         let address = dialled.address;
         // Nothing else would notice an endpoint that vanishes in the middle of an answer. A socket that is gone needs it not.
-        let _ = socket::keep_alive(&dialled.socket, &worker.shared.settings.endpoint_keepalive);
-        let (mut sender, connection) = http1::handshake(TokioIo::new(dialled.socket))
+        let _ = socket::keep_alive(dialled.socket.tcp(), &worker.shared.settings.endpoint_keepalive);
+        let Dialled {
+            socket, endpoint, tls, ..
+        } = dialled;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(socket))
             .await
             .map_err(|_| Reason::EndpointProtocolError)?;
         tokio::task::spawn_local(connection); // its errors come out of the sender
-        let response = sender.send_request(request).await.map_err(|error| match error.is_parse() {
-            true => Reason::EndpointProtocolError,
-            false => Reason::EndpointClosed,
+        let response = sender.send_request(request).await.map_err(|error| {
+            let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+            match cause {
+                _ if error.is_parse() => Reason::EndpointProtocolError,
+                Some(cause) => upstream::broke(tls.as_deref(), &endpoint, address, cause),
+                None => Reason::EndpointClosed,
+            }
         })?;
-        keep_when_ready(worker, address, sender);
-        Ok((response, dialled.endpoint, address))
+        keep_when_ready(worker, address, sender, tls.map_or(BackendTls::Off, BackendTls::On));
+        Ok((response, endpoint, address))
     }
 
     /// Drops what has been kept for too long.
@@ -73,10 +88,12 @@ impl Pool {
         });
     }
 
-    fn take(&self, endpoint: &Arc<Endpoint>) -> Option<(SendRequest<Incoming>, SocketAddr)> {
+    fn take(&self, endpoint: &Arc<Endpoint>, tls: &BackendTls) -> Option<(SendRequest<Incoming>, SocketAddr)> {
         let mut pool = self.0.borrow_mut();
         for address in endpoint.addresses().iter() {
-            while let Some(kept) = pool.get_mut(address).and_then(Vec::pop) {
+            let Some(kept) = pool.get_mut(address) else { continue };
+            while let Some(at) = kept.iter().rposition(|kept| kept.tls == *tls) {
+                let kept = kept.swap_remove(at);
                 if kept.is_fresh() {
                     return Some((kept.sender, *address));
                 }
@@ -85,13 +102,14 @@ impl Pool {
         None
     }
 
-    fn keep(&self, address: SocketAddr, sender: SendRequest<Incoming>) {
+    fn keep(&self, address: SocketAddr, sender: SendRequest<Incoming>, tls: BackendTls) {
         let mut pool = self.0.borrow_mut();
         if pool.len() < MAX_ENDPOINTS || pool.contains_key(&address) {
             let kept = pool.entry(address).or_default();
             if kept.len() < MAX_PER_ENDPOINT {
                 kept.push(Kept {
                     sender,
+                    tls,
                     since: Instant::now(),
                 });
             }
@@ -106,11 +124,11 @@ impl Kept {
 }
 
 /// Puts a connection into the pool once the answer's body has passed.
-fn keep_when_ready(worker: &Rc<Worker>, address: SocketAddr, mut sender: SendRequest<Incoming>) {
+fn keep_when_ready(worker: &Rc<Worker>, address: SocketAddr, mut sender: SendRequest<Incoming>, tls: BackendTls) {
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
         if sender.ready().await.is_ok() {
-            worker.pool.keep(address, sender);
+            worker.pool.keep(address, sender, tls);
         }
     });
 }

@@ -387,6 +387,7 @@ mod tests {
             service,
             weight: 1,
             endpoints: Some(Arc::new(cell)),
+            tls: crate::routing::BackendTls::Off,
         };
         (backend, endpoint)
     }

@@ -12,7 +12,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use super::{Gate, Scratch};
+use super::{Connector, Gate, Scratch};
 use crate::routing::{Published, Snapshot};
 
 /// What the workers share.
@@ -48,16 +48,17 @@ impl Config {
 }
 
 impl Acceptor {
-    /// An acceptor for a worker of its own. Tickets of one are good for all.
-    pub fn new(config: &Config) -> Self {
+    /// An acceptor for a worker of its own, which shares with the worker's other connections what those share. Tickets of one
+    /// are good for all.
+    pub fn new(config: &Config, connector: &Connector) -> Self {
         let resolver = Arc::new(Resolver::new(&config.published));
         let mut own = config.base.clone();
         own.cert_resolver = Arc::<Resolver>::clone(&resolver);
         Self {
             config: Arc::new(own),
             resolver,
-            scratch: Rc::default(),
-            gate: Rc::default(),
+            scratch: Rc::clone(&connector.scratch),
+            gate: Rc::clone(&connector.gate),
         }
     }
 

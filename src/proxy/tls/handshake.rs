@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Acceptor, Tls};
+use super::{Acceptor, Connection as _, Session, Tls, ToClient};
 
 /// How a handshake went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Handshake {
 }
 
 /// A connection, and the host that its client asked for.
-pub type Accepted = (Box<Tls>, Option<Rc<str>>);
+pub type Accepted = (Box<Tls<ToClient>>, Option<Rc<str>>);
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -81,8 +81,8 @@ impl Acceptor {
     /// # Errors
     /// Why there is no connection; the client has been told by an alert where there is one for it.
     pub async fn accept(&self, socket: TcpStream, early: &[u8], deadline: Instant) -> Result<Accepted, Failed> {
-        let tls = Tls::new(socket, Arc::clone(&self.config), Rc::clone(&self.scratch), early);
-        let mut tls = Box::new(tls.map_err(|error| outcome(&error))?);
+        let session = ToClient::new(Arc::clone(&self.config)).map_err(|error| outcome(&error))?;
+        let mut tls = Box::new(Tls::new(socket, session, Rc::clone(&self.scratch), early));
         match timeout_at(deadline, tls.shake_hands(self)).await {
             Ok(Ok(name)) => Ok((tls, name)),
             Ok(Err(Handshake::NotTls)) if speaks_http(&tls.partial) => Err(Failed {
@@ -95,12 +95,12 @@ impl Acceptor {
     }
 }
 
-impl Tls {
+impl Tls<ToClient> {
     async fn shake_hands(&mut self, acceptor: &Acceptor) -> Result<Option<Rc<str>>, Handshake> {
         let mut name = None;
         loop {
             while !has_record(&self.partial) {
-                self.read_more().await?;
+                self.read_more().await.map_err(|error| broken(&error))?;
             }
             if speaks_http(&self.partial) && name.is_none() {
                 return Err(Handshake::NotTls); // an alert would tell such a client nothing
@@ -113,22 +113,27 @@ impl Tls {
             let sent = poll_fn(|cx| self.poll_send(cx)).await;
             result.map_err(|error| broken(&error))?;
             sent.map_err(|_| Handshake::ClientGone)?;
-            if !self.session.is_handshaking() {
+            if !self.session.state().is_handshaking() {
                 return Ok(name);
             }
             if self.has_ended {
                 return Err(Handshake::ClientGone);
             }
             if !self.partial.is_empty() {
-                self.read_more().await?; // a record that was not enough
+                self.read_more().await.map_err(|error| broken(&error))?; // a record that was not enough
             }
         }
     }
+}
 
+impl<S: Session> Tls<S> {
     /// Reads more of what is not complete.
-    async fn read_more(&mut self) -> Result<(), Handshake> {
+    ///
+    /// # Errors
+    /// Those of the socket, `UnexpectedEof` at its end, and `InvalidData` where more is not complete than may wait.
+    pub(super) async fn read_more(&mut self) -> io::Result<()> {
         if self.partial.len() >= MAX_FLIGHT {
-            return Err(Handshake::ProtocolError);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a flight is too large"));
         }
         let scratch = Rc::clone(&self.scratch);
         let read = poll_fn(|cx| {
@@ -138,15 +143,15 @@ impl Tls {
             self.partial.extend_from_slice(buffer.filled());
             std::task::Poll::Ready(io::Result::Ok(buffer.filled().len()))
         });
-        match read.await {
-            Ok(0) | Err(_) => Err(Handshake::ClientGone),
-            Ok(_) => Ok(()),
+        match read.await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
         }
     }
 }
 
 /// Whether bytes begin with a whole record, or with something that is none: then the session is asked.
-fn has_record(bytes: &[u8]) -> bool {
+pub(super) fn has_record(bytes: &[u8]) -> bool {
     match *bytes {
         [kind, ..] if !(20..=23).contains(&kind) => true,
         [_, _, _, high, low, ref payload @ ..] => payload.len() >= usize::from(u16::from_be_bytes([high, low])),
@@ -162,7 +167,8 @@ fn speaks_http(bytes: &[u8]) -> bool {
 fn broken(error: &io::Error) -> Handshake {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(error) => outcome(error),
-        None => Handshake::ProtocolError,
+        None if error.kind() == io::ErrorKind::InvalidData => Handshake::ProtocolError,
+        None => Handshake::ClientGone,
     }
 }
 
@@ -176,5 +182,5 @@ fn outcome(error: &Error) -> Handshake {
     }
 }
 
-/// Bytes of a client's flight that may wait for their rest.
+/// Bytes of a flight that may wait for their rest.
 const MAX_FLIGHT: usize = 32 * 1024;

@@ -164,7 +164,7 @@ impl Tunnel {
         let client_done = self.client.out == Out::Closed && (self.client.said.is_some() || self.client.ended);
         if quiet && client_done && self.endpoint.ended && !self.client.is_queued() && !self.endpoint.is_queued() {
             // Both have said and heard everything: closing the sockets is all that is left, but TLS has a last word.
-            let queued = self.client.say_goodbye(cx);
+            let queued = self.client.say_goodbye(cx) + self.endpoint.say_goodbye(cx);
             self.worker.queue(queued);
             return queued == 0;
         }

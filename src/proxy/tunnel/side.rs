@@ -222,7 +222,7 @@ impl Side {
         }
     }
 
-    /// Says to a client with TLS that nothing more comes; returns how many bytes of that were queued.
+    /// Says to a side with TLS that nothing more comes; returns how many bytes of that were queued.
     pub fn say_goodbye(&mut self, cx: &mut Context<'_>) -> usize {
         let Stream::Tls(tls) = &mut self.socket else { return 0 };
         if self.out == Out::Dead || tls.unsent() > 0 {

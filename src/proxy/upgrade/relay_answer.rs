@@ -5,7 +5,6 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode, header};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::timeout,
 };
 
@@ -26,7 +25,7 @@ enum Body {
 }
 
 /// Passes the answer. The connection cannot serve another request: what came behind this one may have been meant as frames.
-pub async fn pass(mut client: Stream, mut endpoint: TcpStream, answer: Answer) {
+pub async fn pass(mut client: Stream, mut endpoint: Stream, answer: Answer) {
     let mut body = Body::of(answer.status, &answer.headers);
     let head = write_head(answer.status, answer.headers, &body);
     let passed = async {

@@ -291,6 +291,7 @@ fn one_service_in_two_backend_refs_counts_twice_and_its_endpoints_are_tried_once
             service: fixture::service("a"),
             weight,
             endpoints: None,
+            tls: super::super::BackendTls::Off,
         };
         let mut both = [same(1), same(1)];
         let cell = ready("a", 1, 2).endpoints;
