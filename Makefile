@@ -23,7 +23,7 @@ test: ## Everything that must pass, with what it needs installed on the way
 bench: ## Holdfast beside its peers on this machine
 	@bench/run.sh
 
-generate: ## Write the generated files anew: crds/, docs/
+generate: ## Write the generated files anew: crds/, docs/, deploy/, and parts of the chart
 	@scripts/generate.sh .
 
 lint: ## Formatting and clippy only

@@ -74,21 +74,23 @@ fn serve(more: &[&str]) -> Serve {
 fn every_image_is_of_this_version() {
     let version = env!("CARGO_PKG_VERSION");
     let mut images = 0;
-    let manifests = [files("deploy", ".yaml"), files("examples", ".yaml")].concat();
-    for file in manifests.iter().chain([&"Dockerfile".into(), &"README.md".into()]) {
+    let manifests = [files("deploy", ".yaml"), files("examples", ".yaml"), documents()].concat();
+    for file in manifests.iter().chain([&"Dockerfile".into()]) {
         for found in read(file)
             .split("holdfast:")
             .skip(1)
             .filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
         {
-            let tag = found.split(|c: char| c.is_whitespace()).next().unwrap();
-            assert_eq!(tag, version, "{}", file.display());
+            let tag = found.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap();
+            assert_eq!(tag.trim_end_matches('.'), version, "{}", file.display());
             images += 1;
         }
     }
     assert!(images >= 3, "{images}");
     let kustomization = &objects("deploy/minimal/kustomization.yaml")[0];
     assert_eq!(kustomization["labels"][0]["pairs"]["app.kubernetes.io/version"], version);
+    let chart = &objects("charts/holdfast/Chart.yaml")[0];
+    assert_eq!([&chart["version"], &chart["appVersion"]], [version, version]);
 }
 
 #[test]
@@ -157,6 +159,30 @@ fn rights_in_one_namespace_are_those_of_the_whole_cluster() {
     for kind in ["secrets", "configmaps", "pods", "nodes", "*"] {
         assert!(!read.contains(&format!("\"{kind}\"")), "{kind}");
     }
+}
+
+/// The chart leaves out flags whose values are the program's own defaults, so the two must agree.
+#[test]
+fn defaults_of_the_chart_are_those_of_the_program() {
+    let values = &objects("charts/holdfast/values.yaml")[0];
+    let serve = Cli::try_parse_from(["holdfast"]).unwrap().serve;
+    let (delay, window) = serve.drain().unwrap();
+    assert_eq!(values["drain"]["delay"], delay.as_secs());
+    assert_eq!(values["drain"]["window"], window.as_secs());
+    assert_eq!(values["ports"]["http"], serve.http.port());
+    assert_eq!(values["ports"]["admin"], serve.admin.port());
+    assert_eq!(values["class"], serve.class);
+    let closing = values["drain"]["closeHandshake"].as_u64().unwrap() + 20;
+    assert_eq!(closing, CLOSING.as_secs());
+    let said = |path: [&str; 2]| values[path[0]][path[1]].as_str().unwrap().to_owned();
+    let same = [
+        "holdfast".to_owned(),
+        format!("--host-ownership={}", values["hostOwnership"].as_str().unwrap()),
+        format!("--log-format={}", said(["log", "format"])),
+        format!("--log-level={}", said(["log", "level"])),
+    ];
+    let same = Cli::try_parse_from(same).unwrap().serve;
+    assert_eq!(format!("{same:?}"), format!("{serve:?}"));
 }
 
 /// The arguments that an example adds are ones that the program takes.

@@ -1,9 +1,9 @@
 //! What an installation grants is what Holdfast needs: as its ServiceAccount it is refused nothing, and no right is unused.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs};
 
 use k8s_openapi::api::{
-    core::v1::{EnvVar, Pod},
+    core::v1::{ConfigMap, EnvVar, Pod},
     events::v1::Event,
     rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, Subject},
 };
@@ -105,7 +105,7 @@ impl<'a> Installation<'a> {
         }
         let mut replicas = Vec::new();
         for pod in pods {
-            replicas.push(run(&pod, &account).await);
+            replicas.push(run(control_plane, &pod, &account).await);
         }
         Self {
             control_plane,
@@ -136,9 +136,17 @@ impl<'a> Installation<'a> {
 }
 
 /// Runs what is in a pod, on an address of its own, and asks its probes.
-async fn run(pod: &Pod, account: &Account) -> Holdfast {
+async fn run(control_plane: &ControlPlane, pod: &Pod, account: &Account) -> Holdfast {
     let container = &pod.spec.as_ref().unwrap().containers[0];
-    let args: Vec<&str> = container.args.iter().flatten().map(String::as_str).collect();
+    let mut args: Vec<String> = container.args.clone().unwrap();
+    for mount in container.volume_mounts.iter().flatten() {
+        if let Some(folder) = mounted(control_plane, pod, &mount.name).await {
+            for arg in &mut args {
+                *arg = arg.replace(&mount.mount_path, &folder);
+            }
+        }
+    }
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let replica = Replica::installed(SYSTEM, &pod.name_any(), &account.kubeconfig).ip(pod_address());
     let replica = replica.args(&args).args(&["--drain-delay=0s", "--drain-window=0s"]);
     let env = container.env.iter().flatten();
@@ -155,6 +163,20 @@ async fn run(pod: &Pod, account: &Account) -> Holdfast {
         assert_eq!(holdfast.get(question.path.as_ref().unwrap()).await.status, 200);
     }
     holdfast
+}
+
+/// What a kubelet makes of a volume that is a ConfigMap: a folder with a file for each key.
+async fn mounted(control_plane: &ControlPlane, pod: &Pod, volume: &str) -> Option<String> {
+    let mut volumes = pod.spec.as_ref().unwrap().volumes.iter().flatten();
+    let volume = volumes.find(|it| it.name == volume).unwrap();
+    let name = &volume.config_map.as_ref()?.name;
+    let maps: Api<ConfigMap> = Api::namespaced(control_plane.client().await, SYSTEM);
+    let folder = format!("{}/{}-{name}", env!("CARGO_TARGET_TMPDIR"), pod.name_any());
+    fs::create_dir_all(&folder).unwrap();
+    for (file, text) in maps.get(name).await.unwrap().data.unwrap() {
+        fs::write(format!("{folder}/{file}"), text).unwrap();
+    }
+    Some(folder)
 }
 
 /// What a kubelet makes of a variable.
