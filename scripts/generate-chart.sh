@@ -32,5 +32,6 @@ for file in certificates defaults deployment disruption people rbac service; do
 done
 rendered network-policy.yaml components/network-policy/network-policy.yaml --set networkPolicy.enabled=true
 rendered pod-monitor.yaml components/monitoring/pod-monitor.yaml --set monitoring.podMonitor.enabled=true
-rendered rules.yaml components/monitoring/rules.yaml --set monitoring.rules.enabled=true
+# Of all installations, whatever namespace and suffix kustomize gives them.
+rendered rules.yaml components/monitoring/rules.yaml --set monitoring.rules.enabled=true --set 'monitoring.rules.selector=job=~"[^/]+/holdfast(-.*)?"'
 rendered dashboards.yaml components/monitoring/dashboards.yaml --set monitoring.dashboards.enabled=true

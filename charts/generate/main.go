@@ -1,5 +1,6 @@
 // Generate writes what of the chart is derived from something else: values.schema.json and the table of values in README.md from
-// the comments of values.yaml, and the Grafana dashboards from the queries in dashboards.go. scripts/generate.sh calls it.
+// the comments of values.yaml, with it the list of those that must not be null; and the Grafana dashboards from the queries in
+// dashboards.go. scripts/generate.sh calls it.
 //
 //	generate CHART CRD OUT
 //
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 func main() {
@@ -51,6 +53,7 @@ func generate(chart, crd, out string) error {
 	files := map[string]string{
 		"values.schema.json":             schema,
 		"README.md":                      described,
+		"files/required.txt":             strings.Join(required(values, ""), "\n") + "\n",
 		"files/dashboards/operator.json": operator.json(),
 		"files/dashboards/route.json":    route.json(),
 	}

@@ -85,6 +85,28 @@ func (it *value) schema(policies object) (object, error) {
 	return schema, nil
 }
 
+// required are the values that must be something: templates/_refusals.tpl looks whether they are. The schema does not say it, for
+// it would ask for all of them in each file of values that an editor checks.
+func required(values []*value, above string) []string {
+	var names []string
+	for _, it := range values {
+		name := above + it.name
+		if it.children != nil {
+			names = append(names, name)
+			names = append(names, required(it.children, name+".")...)
+		} else if it.node.Kind == yaml.ScalarNode && it.node.Tag != "!!null" && it.node.Value != "" && !it.nullable() {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// nullable tells whether null is a value like others.
+func (it *value) nullable() bool {
+	kinds, _ := it.narrowed["type"].([]any)
+	return slices.Contains(kinds, any("null"))
+}
+
 // kind is the type that the default value has.
 func kind(node *yaml.Node) (string, error) {
 	switch {

@@ -35,6 +35,28 @@ for file in tests/chart/matrix/*.yaml "$chart"/values/*.yaml; do
   ok "the API server takes $(basename "$file" .yaml)"
 done
 
+# deploy/, as a folder of somebody's own has it: with components, and a second installation beside the first. kustomize takes no
+# absolute paths.
+folder=tests/chart/$(basename "$log")
+mkdir "$folder"
+trap 'rm -rf "$log" "$folder"' EXIT
+cat >"$folder/kustomization.yaml" <<'YAML'
+resources: [../../../deploy/minimal]
+components: [../../../deploy/components/monitoring, ../../../deploy/components/network-policy]
+images: [{name: holdfast, newName: registry.example.com/holdfast}]
+namespace: holdfast-internal
+nameSuffix: -internal
+patches:
+- target: {kind: Deployment, name: holdfast}
+  patch: |-
+    - {op: add, path: /spec/template/spec/containers/0/args/-, value: --class=internal}
+YAML
+kubectl create namespace holdfast-internal >/dev/null
+kubectl kustomize "$folder" >"$log/kustomized"
+kubectl apply --server-side --dry-run=server -f "$log/kustomized" >"$log/applied" || fail "deploy/ with its components"
+! grep -vE '^customresourcedefinition|-internal serverside-applied' "$log/applied" || fail "deploy/: a name that two installations share"
+ok "the API server takes deploy/ with its components, as a second installation"
+
 kubectl label namespace holdfast-system pod-security.kubernetes.io/enforce=restricted pod-security.kubernetes.io/warn=restricted >/dev/null
 install=("$helm" upgrade --install holdfast "$chart" --namespace holdfast-system --set "monitoring.podMonitor.enabled=true,monitoring.rules.enabled=true,monitoring.dashboards.enabled=true,networkPolicy.enabled=true")
 "${install[@]}" >"$log/out" 2>&1 || { cat "$log/out" && fail "install"; }

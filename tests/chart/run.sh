@@ -22,6 +22,7 @@ main() {
   rules
   queries
   scripts/cluster.sh -- "$here/cluster.sh" "$helm" >"$log/cluster" 2>&1 || { cat "$log/cluster" && fail "against the API server"; }
+  grep '^ok ' "$log/cluster"
   passed=$((passed + $(grep -c '^ok ' "$log/cluster")))
   echo "chart: $passed passed"
 }

@@ -52,7 +52,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{/* Metadata of an object: a dict of in (the context), name, and, where there are any, namespace, labels, annotations. */}}
 {{- define "holdfast.metadata" -}}
-{{- $annotations := merge (dict) (default (dict) .annotations) .in.Values.commonAnnotations -}}
+{{- $annotations := merge (dict) (default (dict) .annotations) (default (dict) .in.Values.commonAnnotations) -}}
 name: {{ .name }}
 {{- with .namespace }}
 namespace: {{ . }}
@@ -81,7 +81,7 @@ annotations:
 {{- range .Values.global.imagePullSecrets }}
 {{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) }}
 {{- end }}
-{{- concat .Values.imagePullSecrets $secrets | uniq | toJson }}
+{{- concat (default (list) .Values.imagePullSecrets) $secrets | uniq | toJson }}
 {{- end }}
 
 {{/* Seconds from SIGTERM to the end of the last tunnel, and for the process to end. */}}

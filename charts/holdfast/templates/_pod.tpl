@@ -4,7 +4,7 @@ metadata:
   labels:
     {{- /* Neither version nor chart: a new chart that changes nothing else must not replace the pods. */}}
     {{- include "holdfast.selector" . | nindent 4 }}
-    {{- with omit .Values.podLabels "app.kubernetes.io/name" "app.kubernetes.io/instance" }}
+    {{- with omit (default (dict) .Values.podLabels) "app.kubernetes.io/name" "app.kubernetes.io/instance" }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
   {{- with .Values.podAnnotations }}
@@ -54,7 +54,7 @@ spec:
         {{- include "holdfast.selector" . | nindent 8 }}
     matchLabelKeys: [pod-template-hash] # in a rollout, only new replicas count
   {{- end }}
-  {{- $security := .Values.podSecurityContext }}
+  {{- $security := default (dict) .Values.podSecurityContext }}
   {{- with .Values.sysctls }}
   {{- $security = merge (dict "sysctls" .) $security }}
   {{- end }}
@@ -84,13 +84,19 @@ spec:
     - {name: admin, containerPort: {{ .Values.ports.admin }}}
     startupProbe:
       httpGet: {path: /livez, port: admin} # not /readyz: with the API server away a restart would not help
-      {{- toYaml .Values.startupProbe | nindent 6 }}
+      {{- with .Values.startupProbe }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
     readinessProbe:
       httpGet: {path: /readyz, port: admin} # once true it stays so until the drain, whatever the API server does
-      {{- toYaml .Values.readinessProbe | nindent 6 }}
+      {{- with .Values.readinessProbe }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
     livenessProbe:
       httpGet: {path: /livez, port: admin} # a restart ends every tunnel
-      {{- toYaml .Values.livenessProbe | nindent 6 }}
+      {{- with .Values.livenessProbe }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
     {{- with .Values.resources }}
     resources:
       {{- toYaml . | nindent 6 }}

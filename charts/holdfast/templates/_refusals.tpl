@@ -4,6 +4,21 @@ What the schema can tell is in values.schema.json.
 */}}
 {{- define "holdfast.refusals" -}}
 {{- $wrong := list }}
+{{- /* A key with nothing but comments below it is null, and Helm then drops what the chart has there. */}}
+{{- range .Files.Lines "files/required.txt" }}
+{{- $value := $.Values }}
+{{- range $key := splitList "." . }}
+{{- if kindIs "map" $value }}
+{{- $value = get $value $key }}
+{{- end }}
+{{- end }}
+{{- if and . (or (kindIs "invalid" $value) (eq (toString $value) "")) }}
+{{- $wrong = append $wrong (printf "%s is null, which removes it; leave it out for what the chart has" .) }}
+{{- end }}
+{{- end }}
+{{- if $wrong }}
+{{- fail (printf "\n\nThese values cannot be:\n- %s\n" (join "\n- " $wrong)) }}
+{{- end }}
 {{- $daemon := eq .Values.kind "DaemonSet" }}
 {{- if and $daemon .Values.autoscaling.enabled }}
 {{- $wrong = append $wrong "autoscaling.enabled: a DaemonSet has one pod on each node, and nothing to scale; leave it off, or set kind to Deployment" }}
@@ -51,7 +66,7 @@ What the schema can tell is in values.schema.json.
 {{- end }}
 {{- if eq $secrets.scope "Namespaces" }}
 {{- range $secrets.namespaces }}
-{{- if not (has . $.Values.watchNamespaces) }}
+{{- if not (has . (default (list) $.Values.watchNamespaces)) }}
 {{- $wrong = append $wrong (printf "rbac.secrets.namespaces has %s, where no routes are looked at; add it to watchNamespaces. Without watchNamespaces Secrets are read in the whole cluster or nowhere" .) }}
 {{- end }}
 {{- end }}
