@@ -22,6 +22,7 @@ use holdfast::routing::{
     Table,
     balancer::{self, Client, Cursor},
     endpoint::State,
+    forwarded::Forwarded,
     persistence,
     route::{
         Balancing, Cookie, Fallback, HashSource, Heartbeat, Heartbeats, OnUnavailable, PersistBy, Persistence, SameSite, Timeouts,
@@ -234,6 +235,8 @@ fn rule(name: &str, balancing: Balancing, persistence: Option<Persistence>, back
         },
         backends: backends.into(),
         fallback: Fallback::Reject,
+        filters: None,
+        forwarded: Forwarded::BUILT_IN,
         persistence,
         balancing,
         timeouts: Timeouts {

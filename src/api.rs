@@ -7,6 +7,9 @@
 
 mod crd;
 mod duration;
+mod fallback;
+mod filter;
+mod forwarded;
 mod limits;
 mod pattern;
 mod policy;
@@ -20,16 +23,19 @@ use serde::{Deserialize, Serialize};
 
 pub use crd::{crd, crd_yaml};
 pub use duration::{Duration, InvalidDuration};
+pub use fallback::{Fallback, FallbackType, Respond, StaticFiles};
+pub use filter::{
+    FilterType, HeaderField, HeaderModifier, OF_FORWARDED, PathModifier, PathModifierType, RedirectScheme, RequestRedirect,
+    RouteFilter, UrlRewrite, is_of_the_handshake,
+};
+pub use forwarded::{Forwarded, ForwardedMode};
 pub use limits::{ClientConnections, HandshakeRate, LimitKey, LimitKeySource, Limits};
 pub use pattern::pattern_in_words;
 pub use policy::{
     Algorithm, ClientIp, Cookie, HashSource, HashSourceType, Heartbeat, Heartbeats, LoadBalancing, OnUnavailable,
     PersistenceType, SameSite, SessionHeader, SessionPersistence, Timeouts,
 };
-pub use rule::{
-    BackendRef, Fallback, FallbackType, HeaderMatch, PathMatch, PathMatchType, QueryParamMatch, RouteMatch, RouteRule,
-    ValueMatchType,
-};
+pub use rule::{BackendRef, HeaderMatch, PathMatch, PathMatchType, QueryParamMatch, RouteMatch, RouteRule, ValueMatchType};
 pub use status::{Condition, ConditionStatus, WebSocketRouteStatus};
 pub use tls::RouteTls;
 
@@ -121,6 +127,11 @@ pub struct WebSocketRouteSpec {
     /// limit where it is allowed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
+
+    /// What endpoints are told of who the client is. What a client says of that itself is taken out, unless it comes from one of
+    /// --trusted-proxies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forwarded: Option<Forwarded>,
 
     /// The pings that Holdfast itself sends into a silent connection, so that a peer that vanished is noticed and
     /// proxies on the way keep the connection open.

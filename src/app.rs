@@ -125,6 +125,7 @@ fn settings(config: &Serve) -> Settings {
             proxy_protocol: config.proxy_protocol,
         },
         https_redirect: config.https_redirect,
+        static_root: config.static_root.clone(),
         limit: limits::connections(config.max_connections),
         receive_buffer: config.receive_buffer,
         queue_budget: usize::try_from(config.queue_memory.unwrap_or_else(limits::queue_memory)).unwrap_or(usize::MAX) / workers,

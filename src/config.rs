@@ -93,6 +93,9 @@ pub struct Serve {
     /// Send clients that ask without TLS for a host that has it to the same address with TLS, by 308 instead of 421
     #[arg(long, env = "HOLDFAST_HTTPS_REDIRECT", help_heading = LISTENERS)]
     pub https_redirect: bool,
+    /// The folder below which routes may serve files (fallback Static) [default: none]
+    #[arg(long, value_name = "DIR", env = "HOLDFAST_STATIC_ROOT", value_parser = folder, help_heading = LISTENERS)]
+    pub static_root: Option<PathBuf>,
     /// Where /livez, /readyz and /metrics are served
     #[arg(long, value_name = "ADDRESS", env = "HOLDFAST_ADMIN", default_value = "[::]:9477", help_heading = LISTENERS)]
     pub admin: SocketAddr,
@@ -296,6 +299,15 @@ fn object_name(text: &str) -> Result<ObjectName, String> {
     }
 }
 
+/// A folder that is there.
+fn folder(text: &str) -> Result<PathBuf, String> {
+    match std::fs::metadata(text) {
+        Ok(metadata) if metadata.is_dir() => Ok(text.into()),
+        Ok(_) => Err("not a folder".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// Lists that come faster than this would only be a load on the API server.
 fn relist(text: &str) -> Result<Duration, String> {
     match duration(text)? {
@@ -405,6 +417,7 @@ mod tests {
             (&["--drain-delay", "15"], "--drain-delay"),
             (&["--workers", "0"], "--workers"),
             (&["--default-certificate", "chat"], "such as chat/chat-tls"),
+            (&["--static-root", "/dev/null"], "not a folder"),
             (&["--to", "a:1", "--manifests", "b"], "cannot be used with"),
         ] {
             let error = Cli::try_parse_from(["holdfast"].iter().chain(args)).unwrap_err();

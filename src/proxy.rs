@@ -11,6 +11,7 @@ mod connection;
 pub mod end;
 pub mod error;
 mod fallback;
+mod filter;
 mod frame;
 mod head;
 mod headers;
@@ -32,6 +33,7 @@ mod worker;
 use std::{
     io,
     net::SocketAddr,
+    path::PathBuf,
     rc::Rc,
     sync::{
         Arc,
@@ -68,6 +70,8 @@ pub struct Settings {
     pub limit: Limit,
     /// Whether a host that has TLS answers requests without it by sending the client there.
     pub https_redirect: bool,
+    /// The folder below which routes may serve files.
+    pub static_root: Option<PathBuf>,
     /// Bytes of each socket's kernel receive buffer.
     pub receive_buffer: u32,
     /// Bytes that one worker may queue for sides that accept nothing.
@@ -283,6 +287,7 @@ impl Start {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .event_interval(EVENT_INTERVAL)
+            .max_blocking_threads(FILE_THREADS)
             .build_local(LocalOptions::default());
         let runtime = match runtime {
             Ok(runtime) => runtime,
@@ -330,6 +335,9 @@ impl Start {
         fine
     }
 }
+
+/// Threads of a worker that read files. They come when they are needed, and go again.
+const FILE_THREADS: usize = 4;
 
 /// Tasks between two looks at the sockets.
 const EVENT_INTERVAL: u32 = 8;

@@ -9,8 +9,11 @@ pub mod balancer;
 pub mod certificate;
 pub mod endpoint;
 pub mod endpoint_tls;
+pub mod fallback;
+pub mod filter;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod forwarded;
 pub mod limits;
 pub mod matching;
 pub mod persistence;

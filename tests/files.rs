@@ -297,6 +297,7 @@ pick     client address     chat-0 10.244.1.17:8080                  1st
          -                  chat-2 10.244.1.19:8080 terminating      not for new connections
 policy   connect 2s built-in   handshake 10s built-in   idle 0s built-in   send 1m built-in
          maxDuration 0s built-in   closeHandshake 5s built-in   heartbeat.client 20s route   heartbeat.endpoint 0s built-in
+         forwarded.xForwardedFor Append built-in   forwarded.xRealIP true built-in   forwarded.forwarded None built-in
 1 problem there: holdfast check says what
 "#;
     assert_eq!(
@@ -348,6 +349,45 @@ fn why_says_what_a_client_would_be_refused_and_what_it_may_have_meant() {
         "{text}"
     );
     assert!(text.ends_with("holdfast explain no_route\n"), "{text}");
+}
+
+#[test]
+fn why_says_what_filters_and_fallbacks_do() {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+    let place = Place::new("filters", &[]);
+    let why = |url: &str, example: &str| place.run(&["why", url, "--manifests", &format!("{examples}/{example}")]);
+    for (url, example, line) in [
+        (
+            "http://chat.example.com:8080/talk/7?x",
+            "filters",
+            "301  default/filters rule \"old\"  redirected to http://chat.example.com:8080/chat/7?x",
+        ),
+        (
+            "http://chat.example.com/healthz",
+            "filters",
+            "200  default/filters rule \"health\"  the rule says fallback: Respond",
+        ),
+        (
+            "http://localhost/x",
+            "static",
+            "plain request  default/page rule \"page\"  a file of app, if it is there",
+        ),
+    ] {
+        let (code, text) = why(url, example);
+        assert_eq!((code, text.lines().next()), (0, Some(line)), "{url}");
+    }
+    let (code, text) = why("ws://chat.example.com/chat/rooms?x", "filters");
+    assert!(
+        code == 0 && text.starts_with("101  default/filters rule \"chat\"  ->  127.0.0.1:4000\n"),
+        "{text}"
+    );
+    assert!(
+        text.lines()
+            .any(|line| line.starts_with("asked") && line.contains("chat.internal/ws/rooms")),
+        "{text}"
+    );
+    let (code, text) = place.run(&["check", &format!("{examples}/filters")]);
+    assert!(code == 0, "{text}");
 }
 
 #[test]

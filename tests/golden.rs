@@ -20,7 +20,7 @@ use holdfast::{
     api::WebSocketRouteSpec,
     cli::explain,
     control::{Built, Finding, Index, Reason, Settings, build, defaults::Defaults, manifests, object::Event, policy::Policies},
-    routing::{Backend, Handshake, Rule},
+    routing::{Backend, Handshake, Rule, forwarded::Forwarded},
 };
 use http::HeaderMap;
 
@@ -135,6 +135,7 @@ fn every_reason_is_explained() {
         Reason::Accepted,
         Reason::UnsupportedValue,
         Reason::HostnameConflict,
+        Reason::IncompatibleFilters,
         Reason::ResolvedRefs,
         Reason::BackendNotFound,
         Reason::RefNotPermitted,
@@ -225,6 +226,12 @@ fn rule(rule: &Rule) -> String {
     }
     words.push(format!("{:?}", rule.balancing));
     words.push(format!("{:?}", rule.fallback));
+    if let Some(filters) = &rule.filters {
+        words.push(format!("{filters:?}"));
+    }
+    if rule.forwarded != Forwarded::BUILT_IN {
+        words.push(format!("{:?}", rule.forwarded));
+    }
     let built_in = Policies::of(&WebSocketRouteSpec::default());
     let (timeouts, default) = (&rule.timeouts, &built_in.timeouts);
     for (name, value, default) in [

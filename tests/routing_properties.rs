@@ -8,6 +8,7 @@ use std::{borrow::Cow, cmp::Reverse, sync::Arc, time::Duration};
 use holdfast::routing::{
     Handshake, ObjectName, Rule, RuleId, Table,
     balancer::Cursor,
+    forwarded::Forwarded,
     route::{Balancing, Fallback, Heartbeat, Heartbeats, Timeouts},
     table::{Match, PathMatch, RouteSpec, RuleSpec, ValueMatch, ValuePattern, Verdict},
     target,
@@ -228,6 +229,8 @@ fn rule_named(id: RuleId) -> Rule {
         id,
         backends: Box::default(),
         fallback: Fallback::Reject,
+        filters: None,
+        forwarded: Forwarded::BUILT_IN,
         persistence: None,
         balancing: Balancing::Random,
         timeouts: Timeouts {

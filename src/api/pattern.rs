@@ -18,6 +18,16 @@ pub(super) const TOKEN: &str = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$";
 pub(super) const COOKIE_PATH: &str = "^/[!-:<-~]*$";
 /// A duration of GEP-2257.
 pub(super) const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+/// What a header field's value may be: printable ASCII, with spaces and tabs within.
+pub(super) const HEADER_VALUE: &str = r"^[!-~]([\t -~]*[!-~])?$";
+/// A path as a request has it, without a query.
+pub(super) const REQUEST_PATH: &str = r##"^/[!"$->@-~]*$"##;
+/// The same, or nothing.
+pub(super) const REPLACEMENT: &str = r##"^(/[!"$->@-~]*)?$"##;
+/// The name of a file that is not hidden.
+pub(super) const FILE_NAME: &str = "^[A-Za-z0-9_][-A-Za-z0-9._]*$";
+/// Such names with slashes between them.
+pub(super) const FILE_PATH: &str = "^[A-Za-z0-9_][-A-Za-z0-9._]*(/[A-Za-z0-9_][-A-Za-z0-9._]*)*$";
 
 /// What a text must be that has the pattern; `None` for patterns that are not of this API.
 #[must_use]
@@ -30,6 +40,11 @@ pub fn pattern_in_words(pattern: &str) -> Option<&'static str> {
         KIND => "the kind of an object",
         TOKEN => "one word of letters, digits and !#$%&'*+-.^_`|~",
         COOKIE_PATH => "a path that begins with / and has no ; in it",
+        HEADER_VALUE => "printable ASCII, with spaces and tabs only within",
+        REQUEST_PATH => "a path that begins with / and has no ? or # in it",
+        REPLACEMENT => "empty, or a path that begins with / and has no ? or # in it",
+        FILE_NAME => "a file's name of letters, digits, -, _ and . that does not begin with . or -",
+        FILE_PATH => "names of letters, digits, -, _ and . with / between them, none of which begins with . or -",
         DURATION => "a duration such as 90s, 1h30m or 250ms",
         _ => return None,
     };

@@ -4,7 +4,11 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::pattern::{GROUP, KIND, LABEL, RULE_NAME, TOKEN};
+use super::{
+    fallback::Fallback,
+    filter::RouteFilter,
+    pattern::{GROUP, KIND, LABEL, RULE_NAME, TOKEN},
+};
 
 /// One rule: what it matches, and where that goes.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -21,6 +25,15 @@ pub struct RouteRule {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub matches: Vec<RouteMatch>,
+
+    /// What is changed of requests and answers on their way, as in HTTPRoute; each type at most once. In which order they
+    /// stand here does not matter. Default: nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 4),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"])
+    )]
+    pub filters: Vec<RouteFilter>,
 
     /// The Services that new connections go to, by weight. While a reference cannot be resolved, its share is answered
     /// 500. From 1 to 16.
@@ -193,23 +206,4 @@ fn service() -> String {
 
 fn one() -> i32 {
     1
-}
-
-/// What answers a request that is no WebSocket handshake.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Fallback {
-    /// Backend: the rule's own endpoints, with the same persistence; long polling of Socket.IO and the like needs it.
-    /// Reject: 426 Upgrade Required.
-    #[serde(default, rename = "type")]
-    pub kind: FallbackType,
-}
-
-/// What answers a request that is no WebSocket handshake.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[schemars(inline)]
-pub enum FallbackType {
-    #[default]
-    Backend,
-    Reject,
 }

@@ -309,6 +309,7 @@ mod tests {
             Reason::Accepted,
             Reason::UnsupportedValue,
             Reason::HostnameConflict,
+            Reason::IncompatibleFilters,
             Reason::ResolvedRefs,
             Reason::BackendNotFound,
             Reason::RefNotPermitted,
@@ -328,6 +329,7 @@ mod tests {
         let (Reason::Accepted
         | Reason::UnsupportedValue
         | Reason::HostnameConflict
+        | Reason::IncompatibleFilters
         | Reason::ResolvedRefs
         | Reason::BackendNotFound
         | Reason::RefNotPermitted

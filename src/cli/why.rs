@@ -49,6 +49,8 @@ struct Request {
     is_handshake: bool,
     is_plain: bool,
     host: String,
+    /// `None`: the usual one.
+    port: Option<u16>,
     path: String,
     query: Option<String>,
     headers: HeaderMap,
@@ -98,6 +100,7 @@ impl Request {
             is_handshake,
             is_plain,
             host,
+            port: target::port(given.unwrap_or(authority.as_str())),
             path,
             query: uri.query().map(str::to_owned),
             headers,

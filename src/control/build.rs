@@ -49,7 +49,13 @@ pub(super) fn build_over(index: &Index, before: &Rules) -> Built {
             rejected: compiled
                 .faults
                 .iter()
-                .map(unsupported)
+                .map(|fault| refused(Reason::UnsupportedValue, fault))
+                .chain(
+                    compiled
+                        .incompatible
+                        .iter()
+                        .map(|fault| refused(Reason::IncompatibleFilters, fault)),
+                )
                 .chain(owners.claim(index, entry))
                 .collect(),
             unresolved: Vec::new(),
@@ -136,9 +142,9 @@ fn conflict(path: FieldPath, host: &str, owner: &ObjectName) -> Finding {
     }
 }
 
-fn unsupported(fault: &Fault) -> Finding {
+fn refused(reason: Reason, fault: &Fault) -> Finding {
     Finding {
-        reason: Reason::UnsupportedValue,
+        reason,
         fault: fault.clone(),
         fix: None,
     }
@@ -158,7 +164,9 @@ fn rules(index: &Index, entry: &Entry, before: &Rules, unresolved: &mut Vec<Find
         let new = Rule {
             id: rule.id.clone(),
             backends: backends(rule),
-            fallback: rule.fallback,
+            fallback: rule.fallback.clone(),
+            filters: rule.filters.clone(),
+            forwarded: compiled.policies.forwarded,
             persistence: rule.persistence.clone(),
             balancing: rule.balancing.clone(),
             timeouts,
@@ -223,7 +231,8 @@ fn is_same(a: &Rule, b: &Rule) -> bool {
     };
     a.backends.len() == b.backends.len()
         && a.backends.iter().zip(&b.backends).all(is_same_backend)
-        && (a.fallback, &a.persistence, &a.balancing) == (b.fallback, &b.persistence, &b.balancing)
+        && (&a.fallback, &a.filters, a.forwarded) == (&b.fallback, &b.filters, b.forwarded)
+        && (&a.persistence, &a.balancing) == (&b.persistence, &b.balancing)
         && (a.timeouts, a.heartbeat, &a.limits) == (b.timeouts, b.heartbeat, &b.limits)
 }
 

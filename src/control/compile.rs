@@ -1,5 +1,6 @@
 //! Compiles one WebSocketRoute, by itself: what its matches and policies mean, without looking at any other object.
 
+mod filter;
 mod limits;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -13,12 +14,13 @@ use super::{
 };
 use crate::{
     api::{
-        Algorithm, BackendRef, Cookie as CookieSpec, FallbackType, HashSourceType, LoadBalancing,
-        OnUnavailable as OnUnavailableSpec, PathMatch as PathSpec, PathMatchType, PersistenceType, RouteMatch, RouteRule,
-        RouteTls, SameSite as SameSiteSpec, SessionPersistence, ValueMatchType, WebSocketRouteSpec,
+        Algorithm, BackendRef, Cookie as CookieSpec, HashSourceType, LoadBalancing, OnUnavailable as OnUnavailableSpec,
+        PathMatch as PathSpec, PathMatchType, PersistenceType, RouteMatch, RouteRule, RouteTls, SameSite as SameSiteSpec,
+        SessionPersistence, ValueMatchType, WebSocketRouteSpec,
     },
     routing::{
         ObjectName, RuleId,
+        filter::Filters,
         limits::Limits,
         persistence::default_cookie_name,
         route::{Balancing, Cookie, Fallback, HashSource, OnUnavailable, PersistBy, Persistence, SameSite},
@@ -31,6 +33,8 @@ use crate::{
 pub(crate) struct Compiled {
     /// What its schema admits and still cannot mean anything: the route is not accepted then.
     pub(crate) faults: Vec<Fault>,
+    /// Filters that do not go together: the same.
+    pub(crate) incompatible: Vec<Fault>,
     pub(crate) hostnames: Vec<Box<str>>,
     pub(crate) tls: Vec<CompiledTls>,
     pub(crate) rules: Vec<CompiledRule>,
@@ -54,6 +58,7 @@ pub(crate) struct CompiledRule {
     pub(crate) matches: Vec<Match>,
     pub(crate) references: Vec<Reference>,
     pub(crate) fallback: Fallback,
+    pub(crate) filters: Option<Box<Filters>>,
     pub(crate) persistence: Option<Persistence>,
     pub(crate) balancing: Balancing,
 }
@@ -71,7 +76,7 @@ pub(crate) struct Reference {
 
 /// Compiles a route.
 pub(crate) fn compile(name: &ObjectName, spec: &WebSocketRouteSpec, defaults: &Defaults) -> Compiled {
-    let mut faults = Faults::default();
+    let (mut faults, mut incompatible) = (Faults::default(), Faults::default());
     let root = FieldPath::of(["spec"]);
     let spec = &*defaults.complete(spec);
     let policies = policies(spec, &root, &mut faults);
@@ -86,7 +91,8 @@ pub(crate) fn compile(name: &ObjectName, spec: &WebSocketRouteSpec, defaults: &D
         rules.push(CompiledRule {
             matches: matches(rule, &path, &mut faults),
             references: references(rule, name, &path),
-            fallback: fallback(rule),
+            fallback: filter::fallback(rule, &path, &mut faults),
+            filters: filter::filters(rule, &path, &mut faults, &mut incompatible),
             persistence: spec.session_persistence.as_ref().map(|persistence| persist(persistence, &id)),
             balancing: balancing.clone(),
             id,
@@ -95,6 +101,7 @@ pub(crate) fn compile(name: &ObjectName, spec: &WebSocketRouteSpec, defaults: &D
     let hostnames = spec.hostnames.iter().map(|hostname| hostname.as_str().into()).collect();
     Compiled {
         faults: faults.0,
+        incompatible: incompatible.0,
         tls: certificates(name, spec, &root),
         hostnames,
         rules,
@@ -221,13 +228,6 @@ fn references(rule: &RouteRule, route: &ObjectName, path: &FieldPath) -> Vec<Ref
         weight: u32::try_from(entry.weight).unwrap_or_default(),
     };
     rule.backend_refs.iter().enumerate().map(reference).collect()
-}
-
-fn fallback(rule: &RouteRule) -> Fallback {
-    match rule.fallback.as_ref().map(|fallback| fallback.kind).unwrap_or_default() {
-        FallbackType::Backend => Fallback::Backend,
-        FallbackType::Reject => Fallback::Reject,
-    }
 }
 
 fn persist(spec: &SessionPersistence, id: &RuleId) -> Persistence {

@@ -140,6 +140,7 @@ impl Defaults {
             timeouts,
             heartbeat,
             limits,
+            forwarded,
         } = &**defaults;
         Cow::Owned(WebSocketRouteSpec {
             session_persistence: merged("sessionPersistence", &spec.session_persistence, session_persistence),
@@ -147,6 +148,7 @@ impl Defaults {
             timeouts: merged("timeouts", &spec.timeouts, timeouts),
             heartbeat: merged("heartbeat", &spec.heartbeat, heartbeat),
             limits: merged("limits", &spec.limits, limits),
+            forwarded: merged("forwarded", &spec.forwarded, forwarded),
             ..spec.clone()
         })
     }
@@ -262,12 +264,13 @@ impl fmt::Display for Defaults {
 
 /// What the file may say, and how many levels down its fields and a route's complete each other. 0: a policy whose parts
 /// belong together is taken whole from the one or the other.
-const POLICIES: [(&str, usize); 5] = [
+const POLICIES: [(&str, usize); 6] = [
     ("sessionPersistence", 0),
     ("loadBalancing", 0),
     ("timeouts", 1),
     ("heartbeat", 2),
     ("limits", 1),
+    ("forwarded", 1),
 ];
 /// Policies that are told by rule.
 const OF_RULES: [&str; 2] = ["sessionPersistence", "loadBalancing"];

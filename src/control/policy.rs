@@ -6,6 +6,7 @@ use std::{fmt, time::Duration};
 
 use crate::{
     api::{self, WebSocketRouteSpec},
+    routing::forwarded::{Forwarded, Mode},
     routing::route::{Balancing, Heartbeat, Heartbeats, OnUnavailable, Timeouts},
 };
 
@@ -16,6 +17,7 @@ use super::defaults::Defaults;
 pub struct Policies {
     pub timeouts: Timeouts,
     pub heartbeat: Heartbeats,
+    pub forwarded: Forwarded,
 }
 
 impl Policies {
@@ -43,6 +45,7 @@ impl Policies {
                 close_handshake: time(given.close_handshake, TIMEOUTS.close_handshake),
             },
             heartbeat,
+            forwarded: forwarded(spec.forwarded.as_ref()),
         }
     }
 
@@ -58,6 +61,21 @@ impl Policies {
             ("heartbeat.client.interval", self.heartbeat.client.interval),
             ("heartbeat.endpoint.interval", self.heartbeat.endpoint.interval),
         ]
+    }
+}
+
+fn forwarded(given: Option<&api::Forwarded>) -> Forwarded {
+    let given = given.cloned().unwrap_or_default();
+    let mode = |given: Option<api::ForwardedMode>, built_in| match given {
+        None => built_in,
+        Some(api::ForwardedMode::Append) => Mode::Append,
+        Some(api::ForwardedMode::Replace) => Mode::Replace,
+        Some(api::ForwardedMode::None) => Mode::None,
+    };
+    Forwarded {
+        x_forwarded_for: mode(given.x_forwarded_for, Forwarded::BUILT_IN.x_forwarded_for),
+        x_real_ip: given.x_real_ip.unwrap_or(Forwarded::BUILT_IN.x_real_ip),
+        forwarded: mode(given.forwarded, Forwarded::BUILT_IN.forwarded),
     }
 }
 
@@ -113,14 +131,23 @@ pub fn effective(spec: &WebSocketRouteSpec, defaults: &Defaults) -> Vec<Effectiv
         ("heartbeat.client.missed", policies.heartbeat.client.missed.to_string()),
         ("heartbeat.endpoint.missed", policies.heartbeat.endpoint.missed.to_string()),
     ];
-    let built_in = durations.into_iter().chain(missed).map(|(name, value)| Effective {
-        origin: given
-            .iter()
-            .find(|given| given.name == name)
-            .map_or(Origin::BuiltIn, |given| given.origin),
-        name: name.to_owned(),
-        value,
-    });
+    let forwarded = [
+        ("forwarded.xForwardedFor", format!("{:?}", policies.forwarded.x_forwarded_for)),
+        ("forwarded.xRealIP", policies.forwarded.x_real_ip.to_string()),
+        ("forwarded.forwarded", format!("{:?}", policies.forwarded.forwarded)),
+    ];
+    let built_in = durations
+        .into_iter()
+        .chain(missed)
+        .chain(forwarded)
+        .map(|(name, value)| Effective {
+            origin: given
+                .iter()
+                .find(|given| given.name == name)
+                .map_or(Origin::BuiltIn, |given| given.origin),
+            name: name.to_owned(),
+            value,
+        });
     let mut values: Vec<_> = built_in.collect();
     let others: Vec<_> = given
         .into_iter()

@@ -33,6 +33,7 @@ pub enum Reason {
     Accepted,
     UnsupportedValue,
     HostnameConflict,
+    IncompatibleFilters,
     ResolvedRefs,
     BackendNotFound,
     RefNotPermitted,

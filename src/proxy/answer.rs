@@ -10,11 +10,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{error::Reason, headers, stream::Stream};
-use crate::routing::target;
+use super::{error::Reason, filter, headers, stream::Stream};
+use crate::routing::{Rule, target};
 
-/// The answer that says `reason`, with the place where TLS is spoken if it sends the client there: a status, `Proxy-Status` (RFC 9209) and one line of text.
-pub fn response(reason: Reason, location: Option<HeaderValue>) -> Response<Full<Bytes>> {
+/// The answer that says `reason`, with the place where TLS is spoken if it sends the client there: a status, `Proxy-Status` (RFC
+/// 9209) and one line of text. It passes the filters of `rule`.
+pub fn response(reason: Reason, location: Option<HeaderValue>, rule: Option<&Rule>) -> Response<Full<Bytes>> {
     let answer = reason.answer();
     let mut response = Response::new(Full::new(Bytes::from(format!("{}\n", answer.text))));
     *response.status_mut() = answer.status;
@@ -45,6 +46,9 @@ pub fn response(reason: Reason, location: Option<HeaderValue>) -> Response<Full<
         }
         _ => {}
     }
+    if let Some(rule) = rule {
+        filter::change_answer(rule, response.headers_mut());
+    }
     response
 }
 
@@ -71,8 +75,8 @@ fn authority(parts: &request::Parts) -> Option<&str> {
 }
 
 /// Writes a refusal and ends the connection in order.
-pub async fn refuse(mut socket: Stream, reason: Reason, location: Option<HeaderValue>) {
-    let response = response(reason, location);
+pub async fn refuse(mut socket: Stream, reason: Reason, location: Option<HeaderValue>, rule: Option<&Rule>) {
+    let response = response(reason, location, rule);
     let text = reason.answer().text;
     let mut out = Vec::with_capacity(512);
     write_status(

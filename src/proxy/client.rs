@@ -59,7 +59,7 @@ pub fn is_private(address: IpAddr) -> bool {
 }
 
 /// An element of `X-Forwarded-For`: an address, perhaps with a port or in brackets.
-fn address(hop: &str) -> Option<SocketAddr> {
+pub fn address(hop: &str) -> Option<SocketAddr> {
     if let Ok(ip) = hop.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
         return Some(SocketAddr::new(ip, 0));
     }

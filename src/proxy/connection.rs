@@ -53,7 +53,7 @@ pub async fn serve(worker: Rc<Worker>, mut socket: TcpStream, peer: SocketAddr, 
             if is_secure {
                 return; // nobody could read an answer
             }
-            return Box::pin(answer::refuse(Stream::Plain(socket), reason, None)).await;
+            return Box::pin(answer::refuse(Stream::Plain(socket), reason, None, None)).await;
         }
     };
     let (mut socket, deadline) = if is_secure {
@@ -78,7 +78,7 @@ pub async fn serve(worker: Rc<Worker>, mut socket: TcpStream, peer: SocketAddr, 
                 reason
             };
             Attempt::new(&worker, origin.peer, origin.source).refused(reason);
-            return Box::pin(answer::refuse(socket, reason, None)).await;
+            return Box::pin(answer::refuse(socket, reason, None, None)).await;
         }
     };
     let client = Client {
@@ -193,7 +193,7 @@ async fn lost(worker: &Rc<Worker>, socket: TcpStream, said: &[u8], origin: &Orig
                 shared.untrusted.proxy_header(shared, origin.peer);
             }
             Attempt::new(worker, origin.peer, origin.source).refused(reason);
-            return answer::refuse(socket, reason, None).await;
+            return answer::refuse(socket, reason, None, None).await;
         }
     };
     let (mut attempt, _) = describe(worker, origin, &head.parts);
@@ -207,7 +207,7 @@ async fn lost(worker: &Rc<Worker>, socket: TcpStream, said: &[u8], origin: &Orig
         None => Reason::PlainOnTlsPort,
     };
     attempt.refused(reason);
-    answer::refuse(socket, reason, location).await;
+    answer::refuse(socket, reason, location, None).await;
 }
 
 /// Whether bytes begin as a TLS handshake does: its kind of record, and the first half of every version.

@@ -30,6 +30,8 @@ pub enum Reason {
     Misdirected,
     /// The request's head is larger than 32 KiB or has more than 100 fields.
     HeadersTooLarge,
+    /// The rule serves files, and this process has no folder of them, or cannot read it.
+    StaticUnavailable,
     /// The backendRef whose turn it was cannot be resolved.
     UnresolvedBackend,
     /// Every candidate refused the dial or could not be reached.
@@ -80,7 +82,7 @@ pub struct Answer {
 }
 
 impl Reason {
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::MalformedRequest,
         Self::NoRoute,
         Self::MethodNotAllowed,
@@ -93,6 +95,7 @@ impl Reason {
         Self::TlsOnPlainPort,
         Self::Misdirected,
         Self::HeadersTooLarge,
+        Self::StaticUnavailable,
         Self::UnresolvedBackend,
         Self::ConnectionRefused,
         Self::DialTimeout,
@@ -182,6 +185,12 @@ impl Reason {
                 431,
                 "http_request_error",
                 "The request's header fields are too large.",
+            ),
+            Self::StaticUnavailable => (
+                "static_unavailable",
+                500,
+                "proxy_configuration_error",
+                "The files of this route cannot be read.",
             ),
             Self::UnresolvedBackend => (
                 "unresolved_backend",

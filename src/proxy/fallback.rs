@@ -2,8 +2,10 @@
 //!
 //! hyper speaks here, on both sides. A connection on which a handshake comes after plain requests is handed back.
 
+mod files;
 mod io;
 mod pool;
+mod respond;
 
 use std::{
     cell::{Cell, RefCell},
@@ -27,6 +29,7 @@ use super::{
     answer,
     connection::{Origin, describe},
     error::Reason,
+    filter,
     head::{self, MAX_FIELDS, MAX_HEAD},
     headers,
     record::Attempt,
@@ -35,7 +38,7 @@ use super::{
     upgrade::{self, Kind},
     worker::Worker,
 };
-use crate::routing::route::Fallback;
+use crate::routing::{endpoint::Held, fallback::Fallback};
 use io::Prefixed;
 pub use pool::Pool;
 
@@ -51,7 +54,8 @@ pub enum Next {
     },
 }
 
-type Body = Either<Incoming, Full<Bytes>>;
+/// The endpoint's, our own, or a file's.
+type Body = Either<Incoming, Either<Full<Bytes>, files::Body>>;
 
 /// Serves requests on a connection until it ends or one of them is a handshake. `prefix` was read from it before.
 pub async fn serve(worker: &Rc<Worker>, origin: Origin, socket: Stream, prefix: Bytes, overload: bool) -> Next {
@@ -157,7 +161,7 @@ impl Service<Request<Incoming>> for Requests {
     }
 }
 
-/// Answers one plain request: by an endpoint, or by a refusal.
+/// Answers one plain request: by an endpoint, by what the rule says, or by a refusal.
 async fn answer_plain(
     worker: &Rc<Worker>,
     origin: &Origin,
@@ -169,8 +173,8 @@ async fn answer_plain(
     attempt.is_handshake = false;
     let location = answer::location("https", &parts);
     let refused = |attempt: Attempt, reason: Reason| {
-        attempt.refused(reason);
-        let mut response = answer::response(reason, location);
+        let rule = attempt.refused(reason);
+        let mut response = answer::response(reason, location, rule.as_deref());
         let connection = if response.headers().contains_key(header::UPGRADE) {
             "upgrade, close"
         } else {
@@ -179,18 +183,30 @@ async fn answer_plain(
         response
             .headers_mut()
             .insert(header::CONNECTION, header::HeaderValue::from_static(connection));
-        response.map(Either::Right)
+        response.map(own)
     };
     match forward(worker, overload, parts, body, &forwarded, &mut attempt).await {
         Err(reason) => refused(attempt, reason),
-        Ok((response, endpoint, address)) => {
-            attempt.passed(response.status().as_u16(), &endpoint, address);
-            response.map(Either::Left)
+        Ok(Answered { response, by }) => {
+            match by {
+                Some((endpoint, address)) => attempt.passed(response.status().as_u16(), &endpoint, address),
+                None => attempt.responded(response.status().as_u16()),
+            }
+            response
         }
     }
 }
 
-type Forwarded = (Response<Incoming>, crate::routing::endpoint::Held, SocketAddr);
+/// An answer that is no refusal.
+struct Answered {
+    response: Response<Body>,
+    /// `None`: it is ours.
+    by: Option<(Held, SocketAddr)>,
+}
+
+fn own(body: Full<Bytes>) -> Body {
+    Either::Right(Either::Left(body))
+}
 
 async fn forward(
     worker: &Rc<Worker>,
@@ -199,10 +215,11 @@ async fn forward(
     body: Incoming,
     forwarded: &headers::Forwarded,
     attempt: &mut Attempt,
-) -> Result<Forwarded, Reason> {
+) -> Result<Answered, Reason> {
     head::check(&parts)?;
     let found = select::find(worker, &parts, forwarded, attempt)?;
-    if found.rule.fallback == Fallback::Reject {
+    let redirect = filter::redirect(&found, &parts, forwarded);
+    if found.rule.fallback == Fallback::Reject && redirect.is_none() {
         return Err(Reason::UpgradeRequired);
     }
     match (worker.shared.drain.is_closing(), overload) {
@@ -210,9 +227,29 @@ async fn forward(
         (_, true) => return Err(Reason::Overload),
         _ => {}
     }
+    let response = match (redirect, &found.rule.fallback) {
+        (Some((redirect, location)), _) => Some(respond::redirect(redirect, &location)?.map(own)),
+        (None, Fallback::Respond(respond)) => Some(respond::respond(respond).map(own)),
+        (None, Fallback::Static(files)) => {
+            let asked = files::Asked {
+                parts: &parts,
+                path: found.path(),
+                matched: &found.matched_path,
+            };
+            let root = worker.shared.settings.static_root.as_deref();
+            let response = files::serve(root, files, &asked).await?;
+            Some(response.map(|body| Either::Right(Either::Right(body))))
+        }
+        (None, Fallback::Backend | Fallback::Reject) => None,
+    };
+    if let Some(mut response) = response {
+        filter::change_answer(&found.rule, response.headers_mut());
+        return Ok(Answered { response, by: None });
+    }
     let chosen = found.choose(&parts, forwarded)?;
     headers::remove_hop_by_hop(&mut parts.headers);
-    headers::set_forwarded(&mut parts, forwarded);
+    headers::set_forwarded(&mut parts, forwarded, chosen.rule.forwarded);
+    filter::change_request(&chosen.rule, &mut parts.headers);
     parts.version = Version::HTTP_11;
     parts.uri = Uri::try_from(&chosen.target).map_err(|_| Reason::MalformedRequest)?;
     let request = Request::from_parts(parts, body);
@@ -220,8 +257,11 @@ async fn forward(
         .await
         .unwrap_or(Err(Reason::HandshakeTimeout))?;
     headers::remove_hop_by_hop(response.headers_mut());
-    chosen.set_cookie(&endpoint, response.headers_mut());
-    Ok((response, endpoint, address))
+    chosen.finish_answer(&endpoint, response.headers_mut());
+    Ok(Answered {
+        response: response.map(Either::Left),
+        by: Some((endpoint, address)),
+    })
 }
 
 /// How long a connection without a request is kept.

@@ -1,10 +1,13 @@
 //! Header fields between client and endpoint: what is hop-by-hop stays, what says who the client is is ours to say.
 
+mod rfc7239;
+
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header, request};
 
 use super::{connection::Arrival, head::tokens};
+use crate::routing::forwarded::{self, Mode};
 
 /// What is known of the client, most of which the endpoint is told.
 #[derive(Clone, Debug)]
@@ -32,8 +35,9 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Sets the fields that tell the endpoint who the client is; what a client that is no trusted proxy says of that is dropped.
-pub fn set_forwarded(parts: &mut request::Parts, forwarded: &Forwarded) {
+/// Sets the fields that tell the endpoint who the client is, as `by` says; what a client that is no trusted proxy says of that is
+/// dropped.
+pub fn set_forwarded(parts: &mut request::Parts, forwarded: &Forwarded, by: forwarded::Forwarded) {
     let headers = &mut parts.headers;
     // A target in absolute form names the host, whatever the field says (RFC 9112, section 3.2.2).
     if let Some(host) = parts
@@ -53,19 +57,18 @@ pub fn set_forwarded(parts: &mut request::Parts, forwarded: &Forwarded) {
             headers.remove(name);
         }
     }
-    if let Some(peer) = address(forwarded.peer) {
-        let chain = match tokens(headers, &X_FORWARDED_FOR).collect::<Vec<_>>() {
-            earlier if earlier.is_empty() => Some(peer),
-            earlier => peer
-                .to_str()
-                .ok()
-                .and_then(|peer| HeaderValue::from_str(&format!("{}, {peer}", earlier.join(", "))).ok()),
-        };
-        if let Some(chain) = chain {
-            headers.insert(X_FORWARDED_FOR, chain);
-        }
+    if let Some(value) = rfc7239::value(by.forwarded, headers, forwarded) {
+        headers.insert(header::FORWARDED, value);
     }
-    if let Some(client) = address(forwarded.client.ip()) {
+    let chain = match by.x_forwarded_for {
+        Mode::Append => address(forwarded.peer).and_then(|peer| appended(headers, peer)),
+        Mode::Replace => address(forwarded.client.ip()),
+        Mode::None => None,
+    };
+    if let Some(chain) = chain {
+        headers.insert(X_FORWARDED_FOR, chain);
+    }
+    if let Some(client) = address(forwarded.client.ip()).filter(|_| by.x_real_ip) {
         headers.insert(X_REAL_IP, client);
     }
     headers
@@ -75,6 +78,15 @@ pub fn set_forwarded(parts: &mut request::Parts, forwarded: &Forwarded) {
         headers.entry(X_FORWARDED_HOST).or_insert(host);
     }
     headers.entry(X_REQUEST_ID).or_insert_with(|| forwarded.request_id.clone());
+}
+
+/// `X-Forwarded-For` with `peer` behind what is there.
+fn appended(headers: &HeaderMap, peer: HeaderValue) -> Option<HeaderValue> {
+    let earlier: Vec<_> = tokens(headers, &X_FORWARDED_FOR).collect();
+    if earlier.is_empty() {
+        return Some(peer);
+    }
+    HeaderValue::from_str(&format!("{}, {}", earlier.join(", "), peer.to_str().ok()?)).ok()
 }
 
 /// An address as a value.
@@ -191,18 +203,62 @@ mod tests {
             ("x-request-id", "theirs"),
         ];
         let mut parts = request(&claims);
-        set_forwarded(&mut parts, &forwarded(false));
+        set_forwarded(&mut parts, &forwarded(false), forwarded::Forwarded::BUILT_IN);
         assert_eq!(parts.headers["x-forwarded-for"], "10.0.0.9");
         assert_eq!(parts.headers["x-request-id"], "ours");
         assert!(!parts.headers.contains_key("forwarded") && !parts.headers.contains_key("x-forwarded-prefix"));
 
         let mut parts = request(&claims);
-        set_forwarded(&mut parts, &forwarded(true));
+        set_forwarded(&mut parts, &forwarded(true), forwarded::Forwarded::BUILT_IN);
         assert_eq!(parts.headers["x-forwarded-for"], "1.1.1.1, 10.0.0.9");
         assert_eq!(parts.headers["x-real-ip"], "203.0.113.7");
         assert_eq!(parts.headers["x-request-id"], "theirs");
         assert_eq!(parts.headers["x-forwarded-host"], "h");
-        assert!(parts.headers.contains_key("forwarded"));
+        assert_eq!(parts.headers["forwarded"], "for=1.1.1.1");
+    }
+
+    #[test]
+    fn a_route_says_which_fields_tell_of_the_client() {
+        let told = |trusted, by| {
+            let mut parts = request(&[
+                ("host", "h"),
+                ("x-forwarded-for", "203.0.113.7"),
+                ("forwarded", "for=203.0.113.7"),
+                ("x-real-ip", "203.0.113.7"),
+            ]);
+            set_forwarded(&mut parts, &forwarded(trusted), by);
+            [X_FORWARDED_FOR, header::FORWARDED, X_REAL_IP].map(|name| {
+                let value = parts.headers.get(name);
+                value.map_or(String::new(), |value| value.to_str().unwrap().to_owned())
+            })
+        };
+        let all = |mode, x_real_ip| forwarded::Forwarded {
+            x_forwarded_for: mode,
+            x_real_ip,
+            forwarded: mode,
+        };
+        assert_eq!(
+            told(true, all(Mode::Append, true)),
+            [
+                "203.0.113.7, 10.0.0.9",
+                "for=203.0.113.7, for=10.0.0.9;host=h;proto=http",
+                "203.0.113.7"
+            ]
+        );
+        assert_eq!(
+            told(false, all(Mode::Append, true)),
+            ["10.0.0.9", "for=10.0.0.9;host=h;proto=http", "203.0.113.7"]
+        );
+        assert_eq!(
+            told(true, all(Mode::Replace, true)),
+            ["203.0.113.7", "for=203.0.113.7;host=h;proto=http", "203.0.113.7"]
+        );
+        assert_eq!(
+            told(true, all(Mode::None, false)),
+            ["203.0.113.7", "for=203.0.113.7", "203.0.113.7"],
+            "a trusted proxy's words pass"
+        );
+        assert_eq!(told(false, all(Mode::None, false)), ["", "", ""], "a stranger's do not");
     }
 
     #[test]

@@ -153,9 +153,20 @@ impl Attempt {
         self.started
     }
 
-    /// The answer is ours.
-    pub fn refused(mut self, reason: Reason) {
+    /// The answer is ours, and a refusal. Returns the rule that it is for, if one was found.
+    pub fn refused(mut self, reason: Reason) -> Option<Arc<Rule>> {
         self.refuse(reason);
+        self.rule.take().map(|(rule, _)| rule)
+    }
+
+    /// The answer to a plain request is ours, as its rule says.
+    pub fn responded(mut self, status: u16) {
+        self.answered = true;
+        self.metrics().fallback(status);
+        self.worker.shared.recorder.write(Event::Answered, |line| {
+            self.describe(line);
+            line.number("http.response.status_code", "status", status);
+        });
     }
 
     /// The answer is the endpoint's, and no 101.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use http::{HeaderMap, HeaderValue, header, request};
 
-use super::{connection::Arrival, error::Reason, headers::Forwarded, record::Attempt, worker::Worker};
+use super::{connection::Arrival, error::Reason, filter, headers::Forwarded, record::Attempt, worker::Worker};
 use crate::routing::{
     Certificates, Endpoint, Handshake, Rule,
     balancer::{self, Client, NoPick},
@@ -17,7 +17,7 @@ pub struct Chosen {
     pub rule: Arc<Rule>,
     /// Best first, never empty.
     pub candidates: Vec<Arc<Endpoint>>,
-    /// Path and query as the endpoint gets them: what was matched is what is sent.
+    /// Path and query as the endpoint gets them: what was matched is what is sent, unless the rule rewrites it.
     pub target: String,
     client: SocketAddr,
     tls: bool,
@@ -30,7 +30,9 @@ pub struct Chosen {
 #[derive(Debug)]
 pub struct FoundRule {
     pub rule: Arc<Rule>,
-    matched_path: Box<str>,
+    /// The prefix or the path that matched; `/` for a regular expression.
+    pub matched_path: Box<str>,
+    /// Path, in normal form, and query.
     target: String,
 }
 
@@ -80,6 +82,11 @@ fn check_tls(certificates: &Certificates, host: &str, arrival: &Arrival, is_secu
 }
 
 impl FoundRule {
+    /// The path in normal form.
+    pub fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default()
+    }
+
     /// Picks the endpoints to try.
     ///
     /// # Errors
@@ -113,17 +120,17 @@ impl FoundRule {
             candidates: pick.candidates.into_iter().map(|(endpoint, _)| endpoint).collect(),
             client: forwarded.client,
             tls: forwarded.scheme == "https",
+            target: filter::rewritten(&rule, target, &matched_path),
             matched_path,
             cookies,
             now,
-            target,
             rule,
         })
     }
 }
 
 /// Whom a request is for: the target's own authority goes before `Host` (RFC 9112, section 3.2.2).
-fn authority(parts: &request::Parts) -> Option<&str> {
+pub fn authority(parts: &request::Parts) -> Option<&str> {
     match parts.uri.authority() {
         Some(authority) => Some(authority.as_str()),
         None => parts.headers.get(header::HOST)?.to_str().ok(),
@@ -131,8 +138,15 @@ fn authority(parts: &request::Parts) -> Option<&str> {
 }
 
 impl Chosen {
+    /// Makes of the endpoint's answer what the client gets: the rule's filter, then the persistence cookie, which no filter can
+    /// take away.
+    pub fn finish_answer(&self, endpoint: &Endpoint, answer: &mut HeaderMap) {
+        filter::change_answer(&self.rule, answer);
+        self.set_cookie(endpoint, answer);
+    }
+
     /// Adds the persistence cookie to an answer, where the client's own is not the one of `endpoint`.
-    pub fn set_cookie(&self, endpoint: &Endpoint, answer: &mut HeaderMap) {
+    fn set_cookie(&self, endpoint: &Endpoint, answer: &mut HeaderMap) {
         let client = Client {
             address: self.client.ip(),
             path: &self.target,

@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     Admitted, answer,
     error::Reason,
+    filter,
     headers::{self, Forwarded},
     record::Attempt,
     select::{self, Chosen},
@@ -41,8 +42,8 @@ pub async fn serve(worker: &Rc<Worker>, mut client: Client, parts: request::Part
         Ok(prepared) => prepared,
         Err(reason) => {
             let location = answer::location("wss", &parts);
-            attempt.refused(reason);
-            return Box::pin(answer::refuse(client.socket, reason, location)).await;
+            let rule = attempt.refused(reason);
+            return Box::pin(answer::refuse(client.socket, reason, location, rule.as_deref())).await;
         }
     };
     let deadline = attempt.started() + chosen.rule.timeouts.handshake;
@@ -57,14 +58,16 @@ pub async fn serve(worker: &Rc<Worker>, mut client: Client, parts: request::Part
         Ok((dialled, answer)) if answer.status == StatusCode::SWITCHING_PROTOCOLS => {
             begin(worker, client, chosen, dialled, answer, &handshake, attempt).await;
         }
-        Ok((dialled, mut answer)) => {
-            chosen.set_cookie(&dialled.endpoint, &mut answer.headers);
+        Ok((dialled, answer)) => {
             attempt.passed(answer.status.as_u16(), &dialled.endpoint, dialled.address);
-            Box::pin(relay_answer::pass(client.socket, dialled.socket, answer)).await;
+            Box::pin(relay_answer::pass(client.socket, dialled.socket, answer, |headers| {
+                chosen.finish_answer(&dialled.endpoint, headers);
+            }))
+            .await;
         }
         Err(reason) => {
-            attempt.refused(reason);
-            Box::pin(answer::refuse(client.socket, reason, None)).await;
+            let rule = attempt.refused(reason);
+            Box::pin(answer::refuse(client.socket, reason, None, rule.as_deref())).await;
         }
     }
 }
@@ -97,7 +100,7 @@ async fn open(
     forwarded: &Forwarded,
 ) -> Result<(Dialled, Answer), Reason> {
     let mut dialled = upstream::dial(worker, chosen).await?;
-    let request = write_request(&chosen.target, &mut parts, forwarded);
+    let request = write_request(chosen, &mut parts, forwarded);
     let answer = upstream::exchange(&mut dialled, &request).await?;
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
         handshake.check_answer(&answer.headers)?;
@@ -106,12 +109,13 @@ async fn open(
 }
 
 /// The request as the endpoint gets it.
-fn write_request(target: &str, parts: &mut request::Parts, forwarded: &Forwarded) -> Vec<u8> {
+fn write_request(chosen: &Chosen, parts: &mut request::Parts, forwarded: &Forwarded) -> Vec<u8> {
     headers::remove_hop_by_hop(&mut parts.headers);
-    headers::set_forwarded(parts, forwarded);
+    headers::set_forwarded(parts, forwarded, chosen.rule.forwarded);
+    filter::change_request(&chosen.rule, &mut parts.headers);
     let mut out = Vec::with_capacity(1024);
     out.extend_from_slice(b"GET ");
-    out.extend_from_slice(target.as_bytes());
+    out.extend_from_slice(chosen.target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     if let Some(host) = parts.headers.remove(header::HOST) {
         headers::write_field(&mut out, &header::HOST, host.as_bytes());
@@ -132,7 +136,8 @@ async fn begin(
     handshake: &Handshake,
     attempt: Attempt,
 ) {
-    chosen.set_cookie(&dialled.endpoint, &mut answer.headers);
+    headers::remove_hop_by_hop(&mut answer.headers);
+    chosen.finish_answer(&dialled.endpoint, &mut answer.headers);
     let head = write_switching(&mut answer.headers, handshake);
     if client.socket.write_all(&head).await.is_err() || client.socket.flush().await.is_err() {
         return;
@@ -154,7 +159,6 @@ async fn begin(
 
 /// The head of the 101.
 fn write_switching(answer: &mut HeaderMap, handshake: &Handshake) -> Vec<u8> {
-    headers::remove_hop_by_hop(answer);
     answer.remove(header::CONTENT_LENGTH);
     let mut out = Vec::with_capacity(512);
     answer::write_status(&mut out, 101, "Switching Protocols");

@@ -8,6 +8,7 @@ use super::{
     balancer::{Client, Cursor},
     endpoint::{Endpoint, EndpointCell, EndpointKey, EndpointSet, ServicePort, State},
     endpoint_tls::BackendTls,
+    forwarded::Forwarded,
     route::{
         Backend, Balancing, Cookie, Fallback, Heartbeat, Heartbeats, ObjectName, OnUnavailable, PersistBy, Persistence, Rule,
         RuleId, SameSite, Timeouts,
@@ -35,6 +36,8 @@ pub fn rule(balancing: Balancing, persistence: Option<Persistence>, backends: Ve
         id: rule_id("chat", "0"),
         backends: backends.into(),
         fallback: Fallback::Backend,
+        filters: None,
+        forwarded: Forwarded::BUILT_IN,
         persistence,
         balancing,
         timeouts: Timeouts {

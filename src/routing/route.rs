@@ -6,8 +6,12 @@ use super::{
     balancer::Cursor,
     endpoint::{Endpoint, EndpointCell, ServicePort},
     endpoint_tls::BackendTls,
+    filter::Filters,
+    forwarded::Forwarded,
     limits::Limits,
 };
+
+pub use super::fallback::Fallback;
 
 /// Namespace and name of an object. Ordered as routes of equal age are: by namespace, then name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,6 +47,9 @@ pub struct Rule {
     /// In the order of the object. May be empty: then every handshake is answered 500.
     pub backends: Box<[Backend]>,
     pub fallback: Fallback,
+    /// `None`: nothing is changed of requests and answers.
+    pub filters: Option<Box<Filters>>,
+    pub forwarded: Forwarded,
     pub persistence: Option<Persistence>,
     pub balancing: Balancing,
     pub timeouts: Timeouts,
@@ -74,15 +81,6 @@ impl Rule {
             .find(of_endpoint)
             .map_or(&BackendTls::Off, |backend| &backend.tls)
     }
-}
-
-/// What answers a request that is no WebSocket handshake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fallback {
-    /// The rule's own endpoints.
-    Backend,
-    /// 426.
-    Reject,
 }
 
 /// How a client comes back to the endpoint it had.

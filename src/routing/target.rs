@@ -31,6 +31,12 @@ pub fn host(authority: &str) -> Option<Cow<'_, str>> {
     })
 }
 
+/// The port of an authority that [`host`] has found valid, if it names one.
+pub fn port(authority: &str) -> Option<u16> {
+    let (_, port) = authority.rsplit_once(':')?;
+    port.parse().ok() // what stands behind the last colon of an address in brackets is none
+}
+
 /// The normal form of a request path (RFC 3986, 6.2.2).
 ///
 /// Unreserved characters are decoded, other escapes are in upper case, what may not stand in a path unescaped is escaped,
@@ -236,6 +242,20 @@ mod tests {
         ] {
             assert_eq!(host(authority).as_deref(), Some(expected), "{authority}");
             assert_eq!(host(expected).as_deref(), Some(expected), "again: {authority}");
+        }
+    }
+
+    #[test]
+    fn ports() {
+        for (authority, expected) in [
+            ("a", None),
+            ("a:", None),
+            ("a:80", Some(80)),
+            ("[::1]", None),
+            ("[::1]:", None),
+            ("[::1]:8443", Some(8443)),
+        ] {
+            assert_eq!(port(authority), expected, "{authority}");
         }
     }
 

@@ -203,7 +203,8 @@ fn names_the_field(refusal: &str, problem: &Problem) -> bool {
         None if message.starts_with("unknown field") => format!("unknown field \"{path}\""),
         // The item, with its keys behind.
         None if message.ends_with(" is there twice") => {
-            return refusal.contains(&format!("{}: Duplicate value: ", path.trim_end_matches(".name")));
+            let item = path.trim_end_matches(".name").trim_end_matches(".type");
+            return refusal.contains(&format!("{item}: Duplicate value: "));
         }
         None if is_of_a_rule(&holdfast::api::crd(), message) => format!("{path}: Invalid value: {message}"),
         None => format!("{path}: "),
@@ -242,14 +243,17 @@ fn documents(text: &str) -> Vec<Value> {
     flat.collect()
 }
 
-/// The folders below this one that have files in them.
+/// The folders below this one that have manifests in them.
 fn folders(root: &Path) -> Vec<PathBuf> {
     let (folders, files): (Vec<PathBuf>, Vec<PathBuf>) = fs::read_dir(root)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .partition(|path| path.is_dir());
     let mut found: Vec<PathBuf> = folders.iter().flat_map(|folder| self::folders(folder)).collect();
-    if !files.is_empty() {
+    if files
+        .iter()
+        .any(|file| file.extension().is_some_and(|extension| extension == "yaml"))
+    {
         found.push(root.to_owned());
     }
     found

@@ -23,6 +23,8 @@ mod closing;
 mod dialling;
 mod draining;
 mod fallback;
+mod files;
+mod filters;
 mod handshake;
 mod injecting;
 mod libraries;

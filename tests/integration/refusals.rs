@@ -63,6 +63,8 @@ async fn produce(reason: Reason) -> Option<Refused> {
         Reason::HandshakeTimeout => rule.timeouts.handshake = Duration::from_secs(1),
         // Without a free source port: tests/faults, in a network of its own.
         Reason::SourcePortsExhausted => return None,
+        // With files: files.rs.
+        Reason::StaticUnavailable => return None,
         // With certificates: tls.rs.
         Reason::TlsRequired | Reason::RedirectedToHttps | Reason::Misdirected | Reason::PlainOnTlsPort => return None,
         Reason::TlsOnPlainPort => request = "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}".to_owned(),
@@ -144,6 +146,7 @@ async fn every_reason_is_read_recorded_and_counted() {
     let elsewhere = [
         Reason::SourcePortsExhausted,
         Reason::Internal,
+        Reason::StaticUnavailable,
         Reason::TlsRequired,
         Reason::RedirectedToHttps,
         Reason::Misdirected,

@@ -12,6 +12,8 @@ use crate::control::manifests::{Location, Problem};
 use crate::control::object::{Key, Object, ObjectKind, Route};
 use crate::control::policy::{Effective, Origin, effective};
 use crate::control::{Condition, Fault, Finding, Verdict};
+use crate::routing::fallback::Fallback;
+use crate::routing::filter::HeaderEdits;
 use crate::routing::route::PersistBy;
 use crate::routing::{ObjectName, Rule};
 
@@ -242,7 +244,27 @@ fn describe(rule: &Rule) -> String {
         );
         format!("{} weight {} ({endpoints})", backend.service, backend.weight)
     });
-    format!("rule {:?} -> {}", &*rule.id.rule, backends.collect::<Vec<_>>().join(", "))
+    let backends = backends.collect::<Vec<_>>().join(", ");
+    format!("rule {:?} -> {backends}{}", &*rule.id.rule, besides(rule))
+}
+
+/// What a rule does besides sending handshakes to endpoints.
+fn besides(rule: &Rule) -> String {
+    let mut words = Vec::new();
+    if let Some(filters) = &rule.filters {
+        let nothing = HeaderEdits::default();
+        words.extend((filters.request != nothing).then_some("changes request headers"));
+        words.extend((filters.response != nothing).then_some("changes answer headers"));
+        words.extend(filters.rewrite.as_ref().map(|_| "rewrites what the endpoint is asked for"));
+        words.extend(filters.redirect.as_ref().map(|_| "redirects plain requests"));
+    }
+    words.extend(match rule.fallback {
+        Fallback::Backend => None,
+        Fallback::Reject => Some("answers plain requests 426"),
+        Fallback::Respond(_) => Some("answers plain requests itself"),
+        Fallback::Static(_) => Some("answers plain requests with files"),
+    });
+    words.iter().map(|word| format!("; {word}")).collect()
 }
 
 fn values(spec: &WebSocketRouteSpec, rules: &[&Rule], defaults: &Defaults) -> Vec<Effective> {

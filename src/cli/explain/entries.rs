@@ -96,6 +96,16 @@ pub(super) const ENTRIES: &[Entry] = &[
         fix: "Send less: clear cookies, move tokens into a first message.",
     },
     Entry {
+        word: "static_unavailable",
+        kind: Kind::Reason,
+        brief: "The rule serves files, and this process has no folder of them, or cannot read it.",
+        how: "fallback: {type: Static} serves files below --static-root, which each replica needs. A file that is not there is a 404 \
+              and no refusal.",
+        seen: NOTHING,
+        fix: "Start every replica with --static-root, and mount the files there, readable. The log of a replica that has the flag \
+              names the file and the error.",
+    },
+    Entry {
         word: "unresolved_backend",
         kind: Kind::Reason,
         brief: "The rule's backendRef whose turn it was names something that is not there.",
@@ -417,7 +427,7 @@ pub(super) const ENTRIES: &[Entry] = &[
         word: "Accepted",
         kind: Kind::Condition,
         brief: "The object is valid, and its hostnames are its own.",
-        how: "True with reason Accepted; False with UnsupportedValue or HostnameConflict: then none of its rules is served.",
+        how: "True with reason Accepted; False with UnsupportedValue, IncompatibleFilters or HostnameConflict: then none of its rules is served.",
         seen: "False is also in the log, and makes holdfast check exit with 1.",
         fix: "The message names the field and what to write.",
     },
@@ -463,6 +473,15 @@ pub(super) const ENTRIES: &[Entry] = &[
               team's host.",
         seen: "Accepted=False; none of the object's rules is served.",
         fix: "Move the rule to the owner's namespace, or run with --host-ownership=Shared.",
+    },
+    Entry {
+        word: "IncompatibleFilters",
+        kind: Kind::ConditionReason("Accepted"),
+        brief: "Filters of a rule do not go together, or not with what the rule matches.",
+        how: "URLRewrite and RequestRedirect exclude each other in one rule, each type may be there once, and ReplacePrefixMatch \
+              needs a rule all of whose matches are by PathPrefix.",
+        seen: "Accepted=False; none of the object's rules is served.",
+        fix: "The message names the filter. Split the rule in two, or use ReplaceFullPath.",
     },
     Entry {
         word: "BackendNotFound",

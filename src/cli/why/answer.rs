@@ -9,7 +9,9 @@ use crate::control::policy::effective;
 use crate::proxy::error::Reason;
 use crate::routing::balancer::{self, Client, NoPick, PickedBy};
 use crate::routing::endpoint::State;
-use crate::routing::route::{Fallback, PersistBy};
+use crate::routing::fallback::Fallback;
+use crate::routing::filter::Asked;
+use crate::routing::route::PersistBy;
 use crate::routing::table::{Explanation, HostEntry, Match};
 use crate::routing::{Backend, Endpoint, Rule};
 
@@ -18,7 +20,8 @@ use super::Request;
 /// The whole answer. Its keys are those of the document.
 #[derive(Debug, Serialize)]
 pub(super) struct Answer {
-    /// What the client would get: 101, or the status of the refusal. 0: the endpoint's own answer to a plain request.
+    /// What the client would get: 101, or the status of the refusal or of what the rule answers. 0: the endpoint's own answer to a
+    /// plain request, or a file.
     #[serde(rename = "http.response.status_code")]
     pub(super) status: u16,
     /// The reason of the refusal.
@@ -26,6 +29,12 @@ pub(super) struct Answer {
     pub(super) reason: Option<&'static str>,
     #[serde(skip)]
     pub(super) refusal: String,
+    /// What answers a plain request instead of an endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) answered: Option<String>,
+    /// Path and host that the endpoint is asked for, where the rule rewrites them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rewritten: Option<String>,
     #[serde(rename = "server.address")]
     pub(super) host: String,
     #[serde(rename = "url.path")]
@@ -124,10 +133,10 @@ impl Answer {
         let rule = found.rule;
         answer.rule = Some(RuleName::of(rule));
         answer.policy = policies(offline, rule);
-        if !request.is_handshake && rule.fallback == Fallback::Reject {
-            answer.refuse(Reason::UpgradeRequired, "the rule says fallback: Reject");
+        if !request.is_handshake && answer.respond(rule, request, found.matched_path) {
             return answer;
         }
+        answer.rewritten = rewritten(rule, request, found.matched_path);
         answer.pick(rule, &request.client());
         answer
     }
@@ -163,6 +172,8 @@ impl Answer {
             status: if request.is_handshake { 101 } else { 0 },
             reason: None,
             refusal: String::new(),
+            answered: None,
+            rewritten: None,
             host: request.host.clone(),
             path: request.path.clone(),
             entry,
@@ -178,6 +189,37 @@ impl Answer {
             policy: Vec::new(),
             problems: 0,
         }
+    }
+
+    /// Whether a plain request is answered without an endpoint, and how.
+    fn respond(&mut self, rule: &Rule, request: &Request, matched: &str) -> bool {
+        let redirect = rule.filters.as_ref().and_then(|filters| filters.redirect.as_ref());
+        let asked = Asked {
+            scheme: if request.is_plain { "http" } else { "https" },
+            host: &request.host,
+            port: request.port,
+            path: &request.path,
+            query: request.query.as_deref(),
+            matched,
+        };
+        if let Some((redirect, location)) = redirect.and_then(|redirect| Some((redirect, redirect.location(&asked)?))) {
+            self.status = redirect.status.as_u16();
+            self.answered = Some(format!("redirected to {location}"));
+            return true;
+        }
+        match &rule.fallback {
+            Fallback::Backend => return false,
+            Fallback::Reject => self.refuse(Reason::UpgradeRequired, "the rule says fallback: Reject"),
+            Fallback::Respond(respond) => {
+                self.status = respond.status.as_u16();
+                self.answered = Some("the rule says fallback: Respond".to_owned());
+            }
+            Fallback::Static(files) => {
+                let folder = if files.path.is_empty() { "--static-root" } else { &files.path };
+                self.answered = Some(format!("a file of {folder}, if it is there"));
+            }
+        }
+        true
     }
 
     fn no_route(&mut self, explanation: &Explanation<'_>) {
@@ -255,6 +297,18 @@ impl Answer {
             self.others.push(Candidate::of(endpoint, why.to_owned(), state));
         }
     }
+}
+
+/// What the endpoint is asked for, where that is not what the client asked for.
+fn rewritten(rule: &Rule, request: &Request, matched: &str) -> Option<String> {
+    let rewrite = rule.filters.as_ref()?.rewrite.as_ref()?;
+    let path = rewrite.path.as_ref().map(|edit| edit.apply(&request.path, matched));
+    let host = rewrite.host.as_ref().and_then(|host| host.to_str().ok());
+    Some(format!(
+        "{}{}",
+        host.unwrap_or(&request.host),
+        path.as_deref().unwrap_or(&request.path)
+    ))
 }
 
 impl RuleName {

@@ -16,6 +16,14 @@ pub(super) fn render(answer: &Answer, screen: &Screen) -> String {
     }
     let mut table = Table::new([]);
     host(&mut table, answer);
+    if let Some(rewritten) = &answer.rewritten {
+        table.row([
+            title("asked", 0),
+            rewritten.clone(),
+            "of the endpoint".to_owned(),
+            String::new(),
+        ]);
+    }
     rules(&mut table, answer);
     picks(&mut table, answer);
     out.push_str(&table.render(screen));
@@ -37,6 +45,14 @@ fn headline(out: &mut String, answer: &Answer, screen: &Screen) {
     if let Some(reason) = answer.reason {
         let status = screen.toned(Tone::Bad, &format!("{} {reason}", answer.status));
         let _ = writeln!(out, "{status}  {rule}{}", answer.refusal);
+        return;
+    }
+    if let Some(answered) = &answer.answered {
+        let status = match answer.status {
+            0 => "plain request".to_owned(),
+            status => status.to_string(),
+        };
+        let _ = writeln!(out, "{}  {rule}{answered}", screen.toned(Tone::Good, &status));
         return;
     }
     let to = answer

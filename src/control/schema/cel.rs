@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use cel::{Context, Env, ExecutionError, Program, extractors::This};
+use cel::{Context, Env, ExecutionError, Program, extensions, extractors::This};
 use serde_json::Value;
 
 /// One rule, compiled.
@@ -53,7 +53,12 @@ impl fmt::Debug for Rule {
 
 fn env() -> &'static Arc<Env> {
     static ENV: OnceLock<Arc<Env>> = OnceLock::new();
-    ENV.get_or_init(|| Arc::new(Env::stdlib()))
+    ENV.get_or_init(|| {
+        let mut env = Env::stdlib();
+        // Kubernetes has the functions on strings too. Were one declared already, a rule that uses it would not compile.
+        let _ = env.add_extension(extensions::strings);
+        Arc::new(env)
+    })
 }
 
 /// `sum()` of a list of whole numbers: one of the functions that Kubernetes adds to CEL.

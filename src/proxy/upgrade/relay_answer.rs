@@ -24,10 +24,11 @@ enum Body {
     UntilEnd,
 }
 
-/// Passes the answer. The connection cannot serve another request: what came behind this one may have been meant as frames.
-pub async fn pass(mut client: Stream, mut endpoint: Stream, answer: Answer) {
+/// Passes the answer, `finish` done to its fields. The connection cannot serve another request: what came behind this one may
+/// have been meant as frames.
+pub async fn pass(mut client: Stream, mut endpoint: Stream, answer: Answer, finish: impl FnOnce(&mut HeaderMap)) {
     let mut body = Body::of(answer.status, &answer.headers);
-    let head = write_head(answer.status, answer.headers, &body);
+    let head = write_head(answer.status, answer.headers, &body, finish);
     let passed = async {
         client.write_all(&head).await.ok()?;
         let mut piece = answer.rest.to_vec();
@@ -50,8 +51,9 @@ pub async fn pass(mut client: Stream, mut endpoint: Stream, answer: Answer) {
     }
 }
 
-fn write_head(status: StatusCode, mut fields: HeaderMap, body: &Body) -> Vec<u8> {
+fn write_head(status: StatusCode, mut fields: HeaderMap, body: &Body, finish: impl FnOnce(&mut HeaderMap)) -> Vec<u8> {
     headers::remove_hop_by_hop(&mut fields);
+    finish(&mut fields);
     let received = format!("holdfast; received-status={}", status.as_u16());
     if let Ok(value) = received.parse() {
         fields.append(answer::PROXY_STATUS, value);
