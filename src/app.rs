@@ -22,7 +22,7 @@ use crate::{
         record::Recorder,
     },
     readiness::Readiness,
-    routing::{Published, Snapshot},
+    routing::{Published, Snapshot, Tickets},
     telemetry::{Flush, Lines, metric::Name},
 };
 
@@ -80,6 +80,7 @@ pub struct Bound {
     delay: Duration,
     window: Duration,
     proxy: Proxy,
+    tickets: Tickets,
     admin_listener: std::net::TcpListener,
     access: Option<(Lines, Flush)>,
 }
@@ -98,8 +99,11 @@ pub fn build(config: Serve, access: Option<(Lines, Flush)>) -> Result<Bound, Sta
     let settings = settings(&config);
     let bind = |flag, address| move |error| StartError::Bind { flag, address, error };
     let mut proxy = Proxy::bind(settings, config.http).map_err(bind("http", config.http))?;
+    let tickets = Tickets::default();
     if let Some(https) = config.https {
-        proxy = proxy.with_https(https).map_err(bind("https", https))?;
+        proxy = proxy
+            .with_https(https, Tickets::clone(&tickets))
+            .map_err(bind("https", https))?;
     }
     let admin_listener = admin::bind(config.admin).map_err(bind("admin", config.admin))?;
     Ok(Bound {
@@ -111,6 +115,7 @@ pub fn build(config: Serve, access: Option<(Lines, Flush)>) -> Result<Bound, Sta
         delay,
         window,
         proxy,
+        tickets,
         admin_listener,
         access,
     })
@@ -174,12 +179,14 @@ impl Bound {
             class: self.config.class.clone(),
             share_hosts: self.config.host_ownership == HostOwnership::Shared,
             default_certificate: self.config.default_certificate.clone(),
+            ticket_secret: self.config.ticket_secret.clone(),
             serves_tls: self.https.is_some(),
             defaults: self.config.defaults.clone(),
         };
         let (retirement, retire, in_charge) = drain::new();
         let wiring = control::Wiring {
             published: Arc::clone(&published),
+            tickets: self.tickets,
             registry,
             synced,
             reload: Arc::clone(&reload),

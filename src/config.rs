@@ -90,6 +90,10 @@ pub struct Serve {
     /// The Secret whose certificate is shown for hosts that have none of their own, and to clients that name no host
     #[arg(long, value_name = "NAMESPACE/NAME", env = "HOLDFAST_DEFAULT_CERTIFICATE", value_parser = object_name, help_heading = LISTENERS)]
     pub default_certificate: Option<ObjectName>,
+    /// The Secret with the keys of TLS session tickets, so that a client resumes its session with any replica; the leader fills
+    /// and rotates it [default: each process has keys of its own]
+    #[arg(long, value_name = "NAMESPACE/NAME", env = "HOLDFAST_TICKET_SECRET", value_parser = object_name, conflicts_with = "to", help_heading = LISTENERS)]
+    pub ticket_secret: Option<ObjectName>,
     /// Send clients that ask without TLS for a host that has it to the same address with TLS, by 308 instead of 421
     #[arg(long, env = "HOLDFAST_HTTPS_REDIRECT", help_heading = LISTENERS)]
     pub https_redirect: bool,

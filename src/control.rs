@@ -23,6 +23,7 @@ mod resolve;
 mod schema;
 mod single;
 mod status;
+mod tickets;
 mod verdict;
 mod versions;
 mod watch;
@@ -47,7 +48,7 @@ pub use verdict::{Condition, Finding, Reason, Verdict};
 use crate::{
     drain::{self, Blocker},
     readiness::Guard,
-    routing::{ObjectName, Published},
+    routing::{ObjectName, Published, Tickets},
 };
 use cluster::{Read, Session};
 use defaults::{Defaults, InvalidDefaults};
@@ -79,6 +80,8 @@ pub struct Options {
     pub share_hosts: bool,
     /// The Secret whose certificate hosts without one of their own show.
     pub default_certificate: Option<ObjectName>,
+    /// The Secret with the keys of session tickets.
+    pub ticket_secret: Option<ObjectName>,
     /// Whether anybody listens for TLS.
     pub serves_tls: bool,
     /// The file that says what holds for routes that say nothing; followed.
@@ -137,6 +140,8 @@ impl Source {
 pub struct Wiring {
     /// Where tables are published.
     pub published: Published,
+    /// Where the keys of session tickets are put.
+    pub tickets: Tickets,
     pub registry: Registry,
     /// Dropped with the first table.
     pub synced: Guard,
@@ -176,7 +181,9 @@ pub async fn start(
             _open: out,
         },
         Source::Cluster(cluster) => {
-            let session = Session::start(cluster, &options.class, out, &metrics, wiring.retire);
+            let tickets = options.ticket_secret.clone().filter(|_| options.serves_tls);
+            let tickets = tickets.map(|secret| (secret, Tickets::clone(&wiring.tickets)));
+            let session = Session::start(cluster, &options.class, out, &metrics, tickets, wiring.retire);
             Feed::Cluster(Box::new(session.await?))
         }
     };
@@ -185,11 +192,13 @@ pub async fn start(
         share_hosts: options.share_hosts,
         external_names: !matches!(feed, Feed::Cluster(_)),
         default_certificate: options.default_certificate,
+        ticket_secret: options.ticket_secret,
         defaults,
     };
     let plane = Plane {
         index: Index::new(settings),
         publisher: Publisher::new(wiring.published, metrics, options.serves_tls),
+        tickets: wiring.tickets,
         feed,
         defaults_file,
         due: None,
@@ -227,6 +236,8 @@ impl Feed {
 struct Plane {
     index: Index,
     publisher: Publisher,
+    /// Where the keys of session tickets are put that a folder has.
+    tickets: Tickets,
     feed: Feed,
     defaults_file: Option<defaults::Follower>,
     /// When to build.
@@ -325,9 +336,27 @@ impl Plane {
         }
     }
 
+    /// Puts into effect what a folder says of the keys of session tickets. In a cluster their keeper does.
+    fn take_ticket_keys(&self) {
+        let Some(keys) = self.index.ticket_keys() else { return };
+        if self.tickets.load().as_ref() != Some(keys) {
+            tracing::info!("--ticket-secret: its keys are in effect");
+            self.tickets.store(Some(Arc::clone(keys)));
+            self.publisher.metrics().ticket_keys(0);
+        }
+    }
+
     /// Everything that was there at the start is known.
     fn is_complete(&mut self, resolver: &Resolver) {
         self.is_synced = true;
+        let secret = self.index.settings().ticket_secret.as_ref();
+        if let (Some(secret), None, Feed::Folder(_)) = (secret, self.index.ticket_keys(), &self.feed) {
+            tracing::warn!(
+                "--ticket-secret: there is no Secret {secret} with keys, of type {}, in the folder; until then a session is \
+                 resumed only by the process that began it",
+                tickets::SECRET
+            );
+        }
         // The first table waits for addresses, so that ready means ready; but not for ever.
         let patience = if resolver.is_settled() {
             Duration::ZERO
@@ -343,6 +372,7 @@ impl Plane {
         for event in events {
             change = change.max(self.index.apply(event));
         }
+        self.take_ticket_keys();
         self.changed(change, resolver);
     }
 
@@ -399,12 +429,14 @@ mod tests {
             class: "holdfast".to_owned(),
             share_hosts: false,
             default_certificate: None,
+            ticket_secret: None,
             serves_tls: false,
             defaults: None,
         };
         let (_trigger, watch, blocker) = drain::new();
         let wiring = Wiring {
             published: Arc::clone(&published),
+            tickets: Tickets::default(),
             registry: Registry::new(),
             synced: readiness.wait_for("routes"),
             reload: Arc::clone(&reload),

@@ -51,7 +51,7 @@ use tokio::{
 
 use crate::{
     drain::{self, Blocker},
-    routing::Published,
+    routing::{Published, Tickets},
 };
 use admission::Admitted;
 use metrics::Metrics;
@@ -135,7 +135,7 @@ impl Beats {
 pub struct Proxy {
     settings: Settings,
     http: Bound,
-    https: Option<Bound>,
+    https: Option<(Bound, Tickets)>,
 }
 
 /// One address, bound once for each worker.
@@ -171,12 +171,12 @@ impl Proxy {
         })
     }
 
-    /// Binds an address for TLS as well.
+    /// Binds an address for TLS as well, whose session tickets are made with these keys.
     ///
     /// # Errors
     /// When the address cannot be bound.
-    pub fn with_https(mut self, https: SocketAddr) -> io::Result<Self> {
-        self.https = Some(Bound::new(&self.settings, https)?);
+    pub fn with_https(mut self, https: SocketAddr, tickets: Tickets) -> io::Result<Self> {
+        self.https = Some((Bound::new(&self.settings, https)?, tickets));
         Ok(self)
     }
 
@@ -192,7 +192,7 @@ impl Proxy {
 
     /// Where it listens for TLS.
     pub fn https_address(&self) -> Option<SocketAddr> {
-        self.https.as_ref().map(|bound| bound.address)
+        self.https.as_ref().map(|(bound, _)| bound.address)
     }
 
     /// Starts the workers. They end when the drain has come to its end, or when one of them fails.
@@ -207,8 +207,9 @@ impl Proxy {
         drain: drain::Watch,
     ) -> io::Result<Running> {
         let workers = self.http.listeners.len();
-        let tls = self.https.is_some().then(|| tls::Config::new(Arc::clone(&published)));
-        let mut secure = self.https.map(|bound| bound.listeners).unwrap_or_default().into_iter();
+        let (secure, tickets) = self.https.unzip();
+        let tls = tickets.map(|tickets| tls::Config::new(Arc::clone(&published), tickets));
+        let mut secure = secure.map(|bound| bound.listeners).unwrap_or_default().into_iter();
         let shared = Arc::new(Shared {
             workers,
             instance: fastrand::u32(..1 << 24),

@@ -22,6 +22,7 @@ mod rendezvous;
 pub mod route;
 pub mod table;
 pub mod target;
+pub mod ticket;
 
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ pub use endpoint::{Endpoint, EndpointCell, EndpointKey, EndpointSet, ServicePort
 pub use endpoint_tls::{BackendTls, EndpointTls};
 pub use route::{Backend, ObjectName, Rule, RuleId};
 pub use table::{Found, Handshake, Table};
+pub use ticket::{TicketKey, TicketKeys, Tickets};
 
 /// The routing table as published: one value, swapped as a whole.
 #[derive(Debug, Default)]

@@ -46,6 +46,7 @@ fn built(file: &Path, text: &str) -> (Index, Built, Vec<manifests::Problem>) {
         share_hosts: flags.contains("share-hosts"),
         external_names: !flags.contains("cluster"),
         default_certificate: None,
+        ticket_secret: None,
         defaults: Defaults::default(),
     });
     let read = manifests::read(&[file.to_owned()]).unwrap();

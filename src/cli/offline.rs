@@ -58,6 +58,7 @@ impl Offline {
             share_hosts: view.host_ownership == HostOwnership::Shared,
             external_names: true,
             default_certificate: None,
+            ticket_secret: None,
             defaults,
         });
         for (object, _) in &manifests.objects {

@@ -27,10 +27,14 @@ use super::{
     path::FieldPath,
     publish::Publisher,
     status::{self, Ledger, Writer},
+    tickets::{self, Keeper},
     versions::{Scope, Versions},
     watch::{News, Target, Watched, follow},
 };
-use crate::drain::{self, Blocker};
+use crate::{
+    drain::{self, Blocker},
+    routing::{ObjectName, Tickets},
+};
 
 /// How routes are read from a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,13 +100,14 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Starts following everything, and competing for the lead. `out` is told what is heard; `retire` ends the part in the
-    /// lead, and the blocker is dropped when that has been given back.
+    /// Starts following everything, and competing for the lead. `out` is told what is heard; the keys of `tickets` are kept in
+    /// the Secret of that name; `retire` ends the part in the lead, and the blocker is dropped when that has been given back.
     pub(super) async fn start(
         cluster: &Cluster,
         class: &str,
         out: mpsc::Sender<Message>,
         metrics: &Metrics,
+        tickets: Option<(ObjectName, Tickets)>,
         (retire, blocker): (drain::Watch, Blocker),
     ) -> Result<Self, AccessError> {
         let client = cluster.access.client().await?;
@@ -123,6 +128,19 @@ impl Session {
         });
         let (told, leases) = mpsc::channel(LEASES);
         tasks.spawn(follow(lease_target(&client, cluster, &identity), lease_of, |news| news, told));
+        if let Some((secret, tickets)) = tickets {
+            let (told, news) = mpsc::channel(LEASES);
+            let target = tickets::target(&client, &secret, cluster.relist);
+            tasks.spawn(follow(target, tickets::watched, |news| news, told));
+            let keeper = Keeper {
+                client: client.clone(),
+                secret,
+                leading: leading.clone(),
+                tickets,
+                metrics: metrics.clone(),
+            };
+            tasks.spawn(tickets::keep(keeper, news));
+        }
         tasks.spawn(status::write(Writer {
             client,
             ledger: Arc::clone(&ledger),
@@ -240,7 +258,7 @@ fn follow_all(
             optional: collection.optional,
             may_be_forbidden: collection.may_be_forbidden,
             label_selector: None,
-            field_selector: collection.field_selector,
+            field_selector: collection.field_selector.map(str::to_owned),
             relist: cluster.relist,
         };
         let (kind, class) = (scope.kind, Arc::clone(class));
@@ -293,7 +311,7 @@ async fn count(mut leading: watch::Receiver<bool>, metrics: Metrics) {
     }
 }
 
-/// News of Leases that wait before their reader does.
+/// News of Leases, or of the ticket keys, that wait before their reader does.
 const LEASES: usize = 64;
 
 const COLLECTIONS: [Collection; 5] = [

@@ -2,6 +2,7 @@
 //! way, so that they mean the same.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, LazyLock},
 };
@@ -169,9 +170,7 @@ fn out_of_range(path: &FieldPath, number: i32) -> Fault {
 
 /// A Secret of type kubernetes.io/tls.
 pub(super) fn secret(name: ObjectName, object: core::Secret) -> Result<Secret, Vec<Fault>> {
-    let mut data = object.data.unwrap_or_default();
-    let text = object.string_data.unwrap_or_default();
-    data.extend(text.into_iter().map(|(key, text)| (key, ByteString(text.into_bytes()))));
+    let mut data = secret_data(object);
     let mut take = |key: &str| data.remove(key).map(|ByteString(bytes)| bytes.into_boxed_slice());
     match (take(CHAIN), take(PRIVATE_KEY)) {
         (Some(chain), Some(key)) => Ok(Secret { name, chain, key }),
@@ -181,6 +180,14 @@ pub(super) fn secret(name: ObjectName, object: core::Secret) -> Result<Secret, V
             Err(vec![Fault::of_name(FieldPath::of(["data"]), message)])
         }
     }
+}
+
+/// The entries of a Secret; those in plain text go first.
+pub(super) fn secret_data(object: core::Secret) -> BTreeMap<String, ByteString> {
+    let mut data = object.data.unwrap_or_default();
+    let text = object.string_data.unwrap_or_default();
+    data.extend(text.into_iter().map(|(key, text)| (key, ByteString(text.into_bytes()))));
+    data
 }
 
 /// The spec of a ReferenceGrant as Gateway API has it.

@@ -14,9 +14,9 @@ use super::{
     compile::{Compiled, compile},
     defaults::Defaults,
     endpoints::{self, Member},
-    object::{EndpointSlice, Event, Key, Object, ObjectKind, ReferenceGrant, Route, Service},
+    object::{EndpointSlice, Event, Key, Object, ObjectKind, ReferenceGrant, Route, Service, Tickets},
 };
-use crate::routing::{Endpoint, EndpointCell, EndpointKey, EndpointSet, ObjectName, ServicePort};
+use crate::routing::{Endpoint, EndpointCell, EndpointKey, EndpointSet, ObjectName, ServicePort, TicketKeys};
 
 /// How objects are looked at.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub struct Settings {
     pub external_names: bool,
     /// The Secret whose certificate hosts without one of their own show.
     pub default_certificate: Option<ObjectName>,
+    /// The Secret with the keys of session tickets.
+    pub ticket_secret: Option<ObjectName>,
     /// What holds for routes that say nothing.
     pub defaults: Defaults,
 }
@@ -43,6 +45,8 @@ pub struct Index {
     slices_of: HashMap<ObjectName, BTreeSet<ObjectName>>,
     grants: BTreeMap<ObjectName, ReferenceGrant>,
     certificates: Certificates,
+    /// The last good ones.
+    ticket_keys: Option<Arc<TicketKeys>>,
     addresses: HashMap<Arc<str>, Vec<IpAddr>>,
     /// By Service and port, for each one that a route refers to, whether it exists or not.
     cells: HashMap<ObjectName, BTreeMap<u16, Arc<EndpointCell>>>,
@@ -82,6 +86,7 @@ impl Index {
             slices_of: HashMap::new(),
             grants: BTreeMap::new(),
             certificates,
+            ticket_keys: None,
             addresses: HashMap::new(),
             cells: HashMap::new(),
             endpoints: HashMap::new(),
@@ -100,6 +105,7 @@ impl Index {
                 table_if(old.as_ref() != Some(&grant))
             }
             Event::Apply(Object::Secret(secret)) => table_if(self.certificates.apply(secret)),
+            Event::Apply(Object::Tickets(tickets)) => self.apply_tickets(tickets),
             Event::Delete(Key { kind, name }) => self.delete(kind, &name),
             Event::Resolved { host, addresses } => self.resolved(host, addresses),
         }
@@ -111,6 +117,11 @@ impl Index {
         let entries = std::mem::take(&mut self.routes).into_values();
         let changes = entries.map(|entry| self.apply_route(entry.route));
         changes.max().unwrap_or(Change::Nothing)
+    }
+
+    /// The keys of session tickets that the Secret had last.
+    pub(super) fn ticket_keys(&self) -> Option<&Arc<TicketKeys>> {
+        self.ticket_keys.as_ref()
     }
 
     /// Tells the time, in seconds since 1970: certificates expire. Untold, none does.
@@ -261,6 +272,13 @@ impl Index {
         self.services.insert(name.clone(), service);
         self.refresh(&name);
         table_if(self.cells.contains_key(&name)) // a Service that no route refers to changes nothing
+    }
+
+    fn apply_tickets(&mut self, tickets: Tickets) -> Change {
+        if self.settings.ticket_secret.as_ref() == Some(&tickets.name) && tickets.keys.is_some() {
+            self.ticket_keys = tickets.keys;
+        }
+        table_if(self.certificates.delete(&tickets.name)) // it may have been a certificate before
     }
 
     fn apply_slice(&mut self, slice: EndpointSlice) -> Change {
@@ -424,6 +442,7 @@ mod tests {
             share_hosts: false,
             external_names: true,
             default_certificate: None,
+            ticket_secret: None,
             defaults: Defaults::default(),
         });
         apply(&mut index, text);

@@ -22,6 +22,7 @@ pub(super) struct Metrics {
     errors: IntCounterVec,
     leader: IntGauge,
     expiry: IntGaugeVec,
+    ticket_keys: IntGauge,
 }
 
 impl Metrics {
@@ -44,6 +45,7 @@ impl Metrics {
                 names::CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS.opts(),
                 &names::CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS.label_names(),
             )?,
+            ticket_keys: IntGauge::with_opts(names::TICKET_KEYS_ROTATED_TIMESTAMP_SECONDS.opts())?,
         };
         registry.register(Box::new(metrics.routes.clone()))?;
         registry.register(Box::new(metrics.generation.clone()))?;
@@ -52,6 +54,7 @@ impl Metrics {
         registry.register(Box::new(metrics.errors.clone()))?;
         registry.register(Box::new(metrics.leader.clone()))?;
         registry.register(Box::new(metrics.expiry.clone()))?;
+        registry.register(Box::new(metrics.ticket_keys.clone()))?;
         metrics.errors.with_label_values(&[MANIFEST]).reset();
         Ok(metrics)
     }
@@ -79,6 +82,12 @@ impl Metrics {
             let labels = [&*secret.namespace, &*secret.name];
             self.expiry.with_label_values(&labels).set(certificate.expires());
         }
+    }
+
+    /// Keys of session tickets were taken over that were rotated then; 0: nobody knows when.
+    pub(super) fn ticket_keys(&self, rotated: i64) {
+        let now = || jiff::Timestamp::now().as_second();
+        self.ticket_keys.set(if rotated == 0 { now() } else { rotated });
     }
 
     pub(super) fn event(&self, event: &Event) {

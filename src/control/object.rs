@@ -5,7 +5,10 @@
 use std::{net::IpAddr, sync::Arc};
 
 use super::{manifests::Origin, path::Fault};
-use crate::{api::WebSocketRouteSpec, routing::ObjectName};
+use crate::{
+    api::WebSocketRouteSpec,
+    routing::{ObjectName, TicketKeys},
+};
 
 /// Something changed.
 #[derive(Clone, Debug)]
@@ -26,6 +29,7 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     ReferenceGrant(ReferenceGrant),
     Secret(Secret),
+    Tickets(Tickets),
 }
 
 /// What makes an object the same one across changes.
@@ -138,6 +142,14 @@ pub struct Secret {
     pub key: Box<[u8]>,
 }
 
+/// A Secret of type holdfast.dev/tickets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tickets {
+    pub name: ObjectName,
+    /// `None`: it has none yet.
+    pub keys: Option<Arc<TicketKeys>>,
+}
+
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Secret").field("name", &self.name).finish_non_exhaustive()
@@ -174,6 +186,7 @@ impl Object {
             Self::EndpointSlice(slice) => (ObjectKind::EndpointSlice, &slice.name),
             Self::ReferenceGrant(grant) => (ObjectKind::ReferenceGrant, &grant.name),
             Self::Secret(secret) => (ObjectKind::Secret, &secret.name),
+            Self::Tickets(tickets) => (ObjectKind::Secret, &tickets.name),
         };
         Key {
             kind,

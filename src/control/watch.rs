@@ -56,7 +56,7 @@ pub(super) struct Target {
     /// Whether it may be forbidden to look at them: then there are none, until it is allowed.
     pub(super) may_be_forbidden: bool,
     pub(super) label_selector: Option<String>,
-    pub(super) field_selector: Option<&'static str>,
+    pub(super) field_selector: Option<String>,
     /// When to list everything again although nothing seems wrong, give or take a third. A watch from a resourceVersion that
     /// a restored cluster has not reached yet is silent, and only a list shows it.
     pub(super) relist: Duration,
@@ -202,7 +202,7 @@ impl<T, M, R: Fn(Watched) -> T, W: Fn(News<T>) -> M> Follower<T, M, R, W> {
         let mut objects = Vec::new();
         let mut params = ListParams {
             label_selector: self.target.label_selector.clone(),
-            field_selector: self.target.field_selector.map(str::to_owned),
+            field_selector: self.target.field_selector.clone(),
             limit: Some(PAGE),
             ..ListParams::default()
         };
@@ -275,7 +275,7 @@ impl<T, M, R: Fn(Watched) -> T, W: Fn(News<T>) -> M> Follower<T, M, R, W> {
         let window = window.min(self.relist_at - started).max(Duration::from_secs(1));
         let params = WatchParams {
             label_selector: self.target.label_selector.clone(),
-            field_selector: self.target.field_selector.map(str::to_owned),
+            field_selector: self.target.field_selector.clone(),
             timeout: u32::try_from(window.as_secs()).ok(),
             bookmarks: true,
             ..WatchParams::default()

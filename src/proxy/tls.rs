@@ -10,6 +10,7 @@ mod connector;
 mod gate;
 mod handshake;
 mod queue;
+mod tickets;
 
 use std::{
     cell::RefCell,

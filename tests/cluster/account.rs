@@ -105,6 +105,11 @@ impl Account {
 
     /// Waits until the API server has taken in that it may do this: it does so a moment after the role was bound.
     pub async fn until_it_may(&self, verb: &str, group: &str, resource: &str, namespace: &str) {
+        self.until_it_may_with(verb, group, resource, namespace, None).await;
+    }
+
+    /// The same with an object of this name, if it says one.
+    pub async fn until_it_may_with(&self, verb: &str, group: &str, resource: &str, namespace: &str, name: Option<String>) {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let reviews: Api<SubjectAccessReview> = Api::all(self.client.clone());
         let review = SubjectAccessReview {
@@ -116,6 +121,7 @@ impl Account {
                     resource: Some(resource.to_owned()),
                     subresource: Some(subresource.to_owned()),
                     namespace: Some(namespace.to_owned()),
+                    name,
                     ..ResourceAttributes::default()
                 }),
                 ..SubjectAccessReviewSpec::default()

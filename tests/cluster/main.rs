@@ -32,7 +32,11 @@ mod routes;
 #[path = "../integration/support.rs"]
 #[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
 mod support;
+mod tickets;
 mod tls;
+#[path = "../integration/tls_client.rs"]
+#[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
+mod tls_client;
 #[path = "../continuity/traffic.rs"]
 #[allow(dead_code, reason = "shared with the continuity tests, which use all of it")]
 mod traffic;

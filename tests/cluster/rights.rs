@@ -64,6 +64,7 @@ fn what_an_installation_grants_is_enough_and_not_too_much() {
             control_plane,
             "delete -n holdfast-system --cascade=foreground deployment,role,rolebinding,serviceaccount holdfast",
         );
+        kubectl(control_plane, "delete -n holdfast-system secret holdfast-tickets");
         kubectl(control_plane, "delete -n web wsr www twice");
         let installed = Installation::apply(control_plane, "examples/kubernetes-one-namespace/holdfast").await;
         kubectl(control_plane, "apply -f examples/kubernetes-one-namespace");
@@ -81,8 +82,8 @@ struct Installation<'a> {
     earlier: usize,
 }
 
-/// What may be done: where (empty: everywhere), to which kind of which group, and what.
-type Right = (String, String, String, String);
+/// What may be done: where (empty: everywhere), to which kind of which group, what, and to which object if only to one.
+type Right = (String, String, String, String, Option<String>);
 
 impl<'a> Installation<'a> {
     /// Applies a folder, and runs in each pod of its Deployment what the pod says, as the ServiceAccount that it says. There
@@ -100,8 +101,8 @@ impl<'a> Installation<'a> {
         .await;
         let name = pods[0].spec.as_ref().unwrap().service_account_name.clone().unwrap();
         let account = Account::of(control_plane, SYSTEM, &name).await;
-        for (namespace, group, resource, verb) in granted(control_plane, &name).await {
-            account.until_it_may(&verb, &group, &resource, &namespace).await;
+        for (namespace, group, resource, verb, object) in granted(control_plane, &name).await {
+            account.until_it_may_with(&verb, &group, &resource, &namespace, object).await;
         }
         let mut replicas = Vec::new();
         for pod in pods {
@@ -124,9 +125,10 @@ impl<'a> Installation<'a> {
         let all = account::requests(self.control_plane, SYSTEM).split_off(self.earlier);
         let refused: Vec<&Request> = all.iter().filter(|request| [401, 403].contains(&request.code)).collect();
         assert!(refused.is_empty(), "{refused:?}");
-        let used = |(namespace, group, resource, verb): &Right| {
+        let used = |(namespace, group, resource, verb, object): &Right| {
             all.iter().any(|request| {
                 (namespace.is_empty() || request.namespace == *namespace)
+                    && object.as_ref().is_none_or(|object| request.name == *object)
                     && (&request.group, &request.resource, &request.verb) == (group, resource, verb)
             })
         };
@@ -181,6 +183,9 @@ async fn mounted(control_plane: &ControlPlane, pod: &Pod, volume: &str) -> Optio
 
 /// What a kubelet makes of a variable.
 fn value(variable: &EnvVar, pod: &Pod) -> String {
+    if let Some(value) = &variable.value {
+        return value.clone();
+    }
     let field = variable.value_from.as_ref().and_then(|from| from.field_ref.as_ref());
     match field.unwrap().field_path.as_str() {
         "metadata.name" => pod.name_any(),
@@ -234,7 +239,11 @@ fn rights_of(namespace: &str, rules: &[PolicyRule]) -> Vec<Right> {
     for rule in rules {
         for group in rule.api_groups.iter().flatten() {
             for resource in rule.resources.iter().flatten() {
-                let right = |verb: &String| (namespace.to_owned(), group.clone(), resource.clone(), verb.clone());
+                let object = rule.resource_names.as_ref().and_then(|names| names.first().cloned());
+                let right = |verb: &String| {
+                    let object = object.clone();
+                    (namespace.to_owned(), group.clone(), resource.clone(), verb.clone(), object)
+                };
                 rights.extend(rule.verbs.iter().map(right));
             }
         }

@@ -35,6 +35,7 @@ mod records;
 mod refusals;
 mod relay;
 mod scheme;
+mod tickets;
 mod timeouts;
 mod tls;
 mod workers;

@@ -22,7 +22,7 @@ use holdfast::{
     },
     routing::{
         Backend, BackendTls, Certificates, Endpoint, EndpointCell, EndpointKey, EndpointSet, ObjectName, Published, Rule, RuleId,
-        ServicePort, Snapshot, Table,
+        ServicePort, Snapshot, Table, Tickets,
         endpoint::State,
         filter::Filters,
         forwarded::Forwarded,
@@ -52,6 +52,8 @@ pub struct Gateway {
     _running: Running,
     pub trigger: Trigger,
     published: Published,
+    /// The keys of its session tickets.
+    pub tickets: Tickets,
     /// Published with the next rules.
     pub certificates: Certificates,
     collector: Collector,
@@ -83,8 +85,9 @@ impl Gateway {
         let metrics = Arc::new(Metrics::new(settings.workers));
         let recorder = Arc::new(Recorder::new(lines, LogFormat::Json, None));
         let (trigger, watch, blocker) = drain::new();
+        let tickets = Tickets::default();
         let proxy = Proxy::bind(settings, "127.0.0.1:0".parse().unwrap()).unwrap();
-        let proxy = proxy.with_https("127.0.0.1:0".parse().unwrap()).unwrap();
+        let proxy = proxy.with_https("127.0.0.1:0".parse().unwrap(), tickets.clone()).unwrap();
         let address = proxy.address();
         let https = proxy.https_address().unwrap();
         let running = proxy
@@ -102,6 +105,7 @@ impl Gateway {
             _running: running,
             trigger,
             published,
+            tickets,
             certificates: Certificates::default(),
             collector,
             log: Log::default(),

@@ -8,7 +8,7 @@ use holdfast::{
 };
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, HandshakeKind, RootCertStore,
     pki_types::{CertificateDer, ServerName},
     version::TLS13,
 };
@@ -96,6 +96,15 @@ pub async fn connect_to(address: SocketAddr, host: &str, config: ClientConfig) -
 
 pub async fn connect(gateway: &Gateway, host: &str, made: &Made) -> io::Result<TlsStream<TcpStream>> {
     connect_with(gateway, host, client_config(&made.root, &[&TLS13])).await
+}
+
+/// Asks for nothing that is there, and says how the TLS handshake went; the ticket that comes with the answer is kept by `config`.
+pub async fn visit(address: SocketAddr, host: &str, config: &ClientConfig) -> HandshakeKind {
+    let mut stream = connect_to(address, host, config.clone()).await.unwrap();
+    let request = format!("GET /nowhere HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    rest(&mut stream).await.unwrap();
+    stream.get_ref().1.handshake_kind().unwrap()
 }
 
 pub async fn read(stream: &mut (impl AsyncReadExt + Unpin), len: usize) -> Vec<u8> {

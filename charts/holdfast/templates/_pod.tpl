@@ -72,6 +72,9 @@ spec:
     - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}} # this replica, in its Lease and in records
     - {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}} # where the Leases are
     - {name: POD_UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}} # a replica's Lease goes with its pod
+    {{- if and .Values.https.enabled .Values.https.sharedTickets }}
+    - {name: HOLDFAST_TICKET_SECRET, value: {{ include "holdfast.namespace" . }}/{{ include "holdfast.fullname" . }}-tickets}
+    {{- end }}
     {{- with .Values.extraEnv }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

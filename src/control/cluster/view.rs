@@ -235,6 +235,7 @@ mod tests {
             share_hosts: false,
             external_names: false,
             default_certificate: None,
+            ticket_secret: None,
             defaults: Defaults::default(),
         });
         let metrics = Metrics::new(&Registry::new()).unwrap();

@@ -10,9 +10,10 @@ use crate::{
     api,
     control::{
         convert::{self, GrantSpec, SERVICE_LABEL, TLS_SECRET, Unknown},
-        object::{Key, Object, ObjectKind, Route},
+        object::{Key, Object, ObjectKind, Route, Tickets},
         path::{Fault, FieldPath},
         schema::nearest,
+        tickets,
     },
     routing::ObjectName,
 };
@@ -56,8 +57,11 @@ pub(super) fn decode(value: Value) -> (Option<Key>, Decoded) {
         ObjectKind::Service => service(name, fields),
         ObjectKind::EndpointSlice => endpoint_slice(name, fields),
         ObjectKind::ReferenceGrant => reference_grant(name, fields),
-        ObjectKind::Secret if text("type") != TLS_SECRET => return (None, Decoded::Skipped(kind.word().to_owned())),
-        ObjectKind::Secret => secret(name, fields),
+        ObjectKind::Secret => match text("type").as_str() {
+            TLS_SECRET => secret(name, fields),
+            tickets::SECRET => ticket_keys(name, fields),
+            _ => return (None, Decoded::Skipped(kind.word().to_owned())),
+        },
     };
     (Some(key), object.map_or_else(Decoded::Refused, Decoded::Object))
 }
@@ -181,6 +185,14 @@ fn endpoint_slice(name: ObjectName, fields: Map<String, Value>) -> Result<Object
 fn secret(name: ObjectName, fields: Map<String, Value>) -> Result<Object, Vec<Fault>> {
     let object: core::Secret = typed(Value::Object(fields))?;
     convert::secret(name, object).map(Object::Secret)
+}
+
+fn ticket_keys(name: ObjectName, fields: Map<String, Value>) -> Result<Object, Vec<Fault>> {
+    let object: core::Secret = typed(Value::Object(fields))?;
+    let stored =
+        tickets::read(&convert::secret_data(object)).map_err(|why| vec![Fault::of_name(FieldPath::of(["data"]), why)])?;
+    let keys = stored.map(|stored| stored.keys);
+    Ok(Object::Tickets(Tickets { name, keys }))
 }
 
 fn reference_grant(name: ObjectName, mut fields: Map<String, Value>) -> Result<Object, Vec<Fault>> {

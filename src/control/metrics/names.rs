@@ -5,7 +5,7 @@ use prometheus::proto::MetricType;
 use crate::telemetry::metric::Name;
 
 /// All of them.
-pub const ALL: [Name; 7] = [
+pub const ALL: [Name; 8] = [
     ROUTES,
     SNAPSHOT_GENERATION,
     SNAPSHOT_BUILD_DURATION_SECONDS,
@@ -13,6 +13,7 @@ pub const ALL: [Name; 7] = [
     WATCH_ERRORS_TOTAL,
     LEADER,
     CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS,
+    TICKET_KEYS_ROTATED_TIMESTAMP_SECONDS,
 ];
 
 pub const ROUTES: Name = Name {
@@ -50,6 +51,13 @@ pub const CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS: Name = Name {
     kind: MetricType::GAUGE,
     labels: "secret_namespace, secret",
     help: "When the certificate in use from this Secret expires.",
+};
+pub const TICKET_KEYS_ROTATED_TIMESTAMP_SECONDS: Name = Name {
+    name: "holdfast_ticket_keys_rotated_timestamp_seconds",
+    kind: MetricType::GAUGE,
+    labels: "",
+    help: "When the keys of session tickets that replicas share were last rotated; 0: a session is resumed only by the replica that \
+           began it.",
 };
 pub const LEADER: Name = Name {
     name: "holdfast_leader",

@@ -12,8 +12,8 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use super::{Connector, Gate, Scratch};
-use crate::routing::{Published, Snapshot};
+use super::{Connector, Gate, Scratch, tickets::Ticketer};
+use crate::routing::{Published, Snapshot, Tickets};
 
 /// What the workers share.
 #[derive(Debug)]
@@ -34,14 +34,14 @@ pub struct Acceptor {
 impl Config {
     /// # Errors
     /// When the process has no source of randomness.
-    pub fn new(published: Published) -> Result<Self, rustls::Error> {
+    pub fn new(published: Published, tickets: Tickets) -> Result<Self, rustls::Error> {
         let mut base = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(Resolver::new(&published)));
         base.alpn_protocols = vec![b"http/1.1".to_vec()];
         base.session_storage = Arc::new(NoServerSessionStorage {}); // a ticket costs no memory here
-        base.ticketer = aws_lc_rs::Ticketer::new()?;
+        base.ticketer = Arc::new(Ticketer::new(tickets)?);
         base.send_tls13_tickets = 1; // a client comes back on one connection
         Ok(Self { base, published })
     }
