@@ -2,20 +2,26 @@
 
 mod limits;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use arc_swap::ArcSwap;
 use prometheus::{Registry, proto::MetricType};
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     time::{Instant, sleep, timeout},
 };
 
 use crate::{
-    admin::{self, Admin},
+    admin::Admin,
     config::{ConfigError, HostOwnership, Serve, Switch},
     control::{self, Source, defaults::Defaults},
     drain::{self, Blocker, Trigger},
+    live::{Drain, Live, Stage},
     proxy::{
         Proxy, Running, Settings, Trust,
         metrics::{Collector, Metrics},
@@ -24,6 +30,7 @@ use crate::{
     readiness::Readiness,
     routing::{Published, Snapshot, Tickets},
     telemetry::{Flush, Lines, metric::Name},
+    web,
 };
 
 /// What the process is told while it runs.
@@ -75,6 +82,8 @@ pub struct Bound {
     /// `None`: TLS is not served.
     pub https: Option<SocketAddr>,
     pub admin: SocketAddr,
+    /// `None`: another process has its default address.
+    pub live: Option<SocketAddr>,
     config: Serve,
     source: Source,
     delay: Duration,
@@ -82,6 +91,7 @@ pub struct Bound {
     proxy: Proxy,
     tickets: Tickets,
     admin_listener: std::net::TcpListener,
+    live_listener: Option<std::net::TcpListener>,
     access: Option<(Lines, Flush)>,
 }
 
@@ -105,11 +115,13 @@ pub fn build(config: Serve, access: Option<(Lines, Flush)>) -> Result<Bound, Sta
             .with_https(https, Tickets::clone(&tickets))
             .map_err(bind("https", https))?;
     }
-    let admin_listener = admin::bind(config.admin).map_err(bind("admin", config.admin))?;
+    let admin_listener = web::bind(config.admin).map_err(bind("admin", config.admin))?;
+    let live_listener = bind_live(config.live)?;
     Ok(Bound {
         http: proxy.address(),
         https: proxy.https_address(),
         admin: admin_listener.local_addr()?,
+        live: live_listener.as_ref().and_then(|listener| listener.local_addr().ok()),
         config,
         source,
         delay,
@@ -117,8 +129,25 @@ pub fn build(config: Serve, access: Option<(Lines, Flush)>) -> Result<Bound, Sta
         proxy,
         tickets,
         admin_listener,
+        live_listener,
         access,
     })
+}
+
+/// Binds the live listener. Where nobody said which address, a second process on one machine goes without.
+fn bind_live(address: Option<SocketAddr>) -> Result<Option<std::net::TcpListener>, StartError> {
+    let flag = "live";
+    let error = match web::bind(address.unwrap_or(LIVE)) {
+        Ok(listener) => return Ok(Some(listener)),
+        Err(error) => error,
+    };
+    match address {
+        Some(address) => Err(StartError::Bind { flag, address, error }),
+        None => {
+            tracing::warn!("--{flag} {LIVE}: {error}; this process goes without its live listener");
+            Ok(None)
+        }
+    }
 }
 
 fn settings(config: &Serve) -> Settings {
@@ -169,12 +198,26 @@ impl Bound {
         let running = self
             .proxy
             .start(Arc::clone(&published), Arc::clone(&recorder), Arc::clone(&metrics), watch)?;
+        let (stage, staged) = watch::channel(Stage::Serving);
+        let (order, orders) = mpsc::channel(1);
+        let drain = Drain::new(staged, order, self.delay, self.window);
         let admin = Arc::new(Admin {
             registry: registry.clone(),
             readiness: readiness.clone(),
             proxy: Arc::clone(&running.shared),
+            drain: drain.clone(),
         });
-        tokio::spawn(admin::serve(self.admin_listener, admin));
+        tokio::spawn(web::serve(self.admin_listener, "admin", move |request| {
+            Arc::clone(&admin).answer(request)
+        }));
+        if let Some(listener) = self.live_listener {
+            let live = Arc::new(Live {
+                drain,
+                metrics: Arc::clone(&metrics),
+                replica: self.config.replica(),
+            });
+            tokio::spawn(web::serve(listener, "live", move |request| Arc::clone(&live).answer(request)));
+        }
         let options = control::Options {
             class: self.config.class.clone(),
             share_hosts: self.config.host_ownership == HostOwnership::Shared,
@@ -194,7 +237,8 @@ impl Bound {
         };
         let control = control::start(&self.source, options, wiring).await?;
         let https = self.https.map(tracing::field::display);
-        tracing::info!(http = %self.http, https, admin = %self.admin, version = env!("CARGO_PKG_VERSION"), "serving");
+        let live = self.live.map(tracing::field::display);
+        tracing::info!(http = %self.http, https, admin = %self.admin, live, version = env!("CARGO_PKG_VERSION"), "serving");
 
         let mut process = Process {
             published,
@@ -206,6 +250,9 @@ impl Bound {
             running,
             reload,
             signals,
+            orders,
+            stage,
+            stays: false,
             delay: self.delay,
             window: self.window,
         };
@@ -251,6 +298,11 @@ struct Process {
     running: Running,
     reload: Arc<Notify>,
     signals: mpsc::Receiver<Signal>,
+    /// To drain and stay.
+    orders: mpsc::Receiver<()>,
+    stage: watch::Sender<Stage>,
+    /// Whether the process stays when it has drained, for a signal to end it.
+    stays: bool,
     delay: Duration,
     window: Duration,
 }
@@ -271,6 +323,17 @@ impl Process {
         }
     }
 
+    /// Waits for the signal that ends a process which has drained by order.
+    async fn stay(&mut self) {
+        loop {
+            match self.signals.recv().await {
+                Some(Signal::Terminate | Signal::Interrupt | Signal::Quit) | None => return,
+                Some(Signal::Reload) => self.reload.notify_one(),
+                Some(Signal::Summary) => self.summary(),
+            }
+        }
+    }
+
     /// Serves until something ends it.
     async fn serve(&mut self) -> Ending {
         loop {
@@ -285,6 +348,10 @@ impl Process {
                     Some(Signal::Reload) => self.reload.notify_one(),
                     Some(Signal::Summary) => self.summary(),
                 },
+                Some(()) = self.orders.recv() => {
+                    self.stays = true;
+                    return Ending::Drain;
+                }
             }
         }
     }
@@ -294,12 +361,18 @@ impl Process {
         let started = Instant::now();
         let open = self.open();
         tracing::info!(connections = open, ?delay, ?window, "shutting down");
+        self.stage.send_replace(Stage::Announced {
+            since: SystemTime::now(),
+        });
         self.retirement.close(Duration::ZERO); // whoever goes away writes no status any more
         let cut = tokio::select! {
             () = sleep(delay) => None,
-            cut = Self::cut(&mut self.signals, &self.reload) => Some(cut),
+            cut = Self::cut(&mut self.signals, &self.reload, &mut self.stays) => Some(cut),
         };
         self.readiness.close();
+        self.stage.send_replace(Stage::Closing {
+            since: SystemTime::now(),
+        });
         self.blocker = None;
         let cut = match cut {
             Some(cut) => Some(cut),
@@ -308,7 +381,7 @@ impl Process {
                 let patience = window + if window.is_zero() { AT_ONCE } else { CLOSING };
                 tokio::select! {
                     finished = timeout(patience, self.trigger.finished()) => (finished.is_err() && !window.is_zero()).then_some(Exit::Failed),
-                    cut = Self::cut(&mut self.signals, &self.reload) => Some(cut),
+                    cut = Self::cut(&mut self.signals, &self.reload, &mut self.stays) => Some(cut),
                 }
             }
         };
@@ -318,15 +391,24 @@ impl Process {
             let _ = timeout(LAST_WORDS, self.trigger.finished()).await;
         }
         let _ = timeout(PARTING, self.retirement.finished()).await;
+        self.stage.send_replace(Stage::Drained {
+            since: SystemTime::now(),
+        });
+        if self.stays && cut.is_none_or(|cut| cut == Exit::Failed) {
+            tracing::info!(elapsed = ?started.elapsed(), left = self.open(), "drained; a signal ends the process");
+            self.stay().await;
+        }
         let exit = cut.unwrap_or(exit);
         tracing::info!(elapsed = ?started.elapsed(), left = self.open(), "ended");
         exit
     }
 
-    /// Returns when a signal says not to wait any longer.
-    async fn cut(signals: &mut mpsc::Receiver<Signal>, reload: &Notify) -> Exit {
+    /// Returns when a signal says not to wait any longer. The first one after an order only says that the process is to end
+    /// when it has drained.
+    async fn cut(signals: &mut mpsc::Receiver<Signal>, reload: &Notify, stays: &mut bool) -> Exit {
         loop {
             match signals.recv().await {
+                Some(Signal::Terminate | Signal::Interrupt) if *stays => *stays = false,
                 Some(Signal::Interrupt) => return Exit::Interrupted,
                 Some(Signal::Terminate | Signal::Quit) => return Exit::Failed,
                 Some(Signal::Reload) => reload.notify_one(),
@@ -399,6 +481,9 @@ pub const BUILD_INFO: Name = Name {
     labels: "version, revision",
     help: "Which build this is; always 1.",
 };
+
+/// Where the live listener is unless somebody says otherwise.
+pub const LIVE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9478);
 
 /// How long tunnels may take to end after a drain without a window: their closing handshake.
 const AT_ONCE: Duration = Duration::from_millis(1500);

@@ -6,8 +6,10 @@
 pub mod check;
 pub mod completion;
 pub mod crd;
+pub mod drain;
 pub mod echo;
 pub mod explain;
+mod live;
 mod offline;
 pub mod output;
 pub mod ping;

@@ -38,6 +38,8 @@ pub enum Command {
     Ping(cli::ping::Args),
     /// An echo endpoint, for demos and tests.
     Echo(cli::echo::Args),
+    /// Have the Holdfast on this machine, or in this pod, end its tunnels in order, and stay until it is stopped.
+    Drain(cli::drain::Args),
     /// What a reason, cause or condition means and what to do.
     Explain(cli::explain::Args),
     /// Print the CustomResourceDefinition.
@@ -103,6 +105,10 @@ pub struct Serve {
     /// Where /livez, /readyz and /metrics are served
     #[arg(long, value_name = "ADDRESS", env = "HOLDFAST_ADMIN", default_value = "[::]:9477", help_heading = LISTENERS)]
     pub admin: SocketAddr,
+    /// Where this machine alone is told what this process does, and may have it drain; a loopback address [default:
+    /// 127.0.0.1:9478, if it is free]
+    #[arg(long, value_name = "ADDRESS", env = "HOLDFAST_LIVE", value_parser = loopback, help_heading = LISTENERS)]
+    pub live: Option<SocketAddr>,
     /// Load balancers whose word on the client's address is taken (X-Forwarded-For, PROXY protocol); repeatable
     #[arg(long, value_name = "CIDR", env = "HOLDFAST_TRUSTED_PROXIES", value_delimiter = ',', value_parser = network, help_heading = LISTENERS)]
     pub trusted_proxies: Vec<IpNet>,
@@ -241,10 +247,15 @@ impl Serve {
             namespaces: self.watch_namespaces.clone(),
             relist: self.relist_interval,
             timing: Timing::new(self.lease_duration, self.lease_renew_deadline, self.lease_retry)?,
-            replica: self.pod_name.clone().unwrap_or_else(process_name),
+            replica: self.replica(),
             lease_namespace: self.pod_namespace.clone(),
             pod_uid: self.pod_uid.clone(),
         })
+    }
+
+    /// This replica's name.
+    pub fn replica(&self) -> String {
+        self.pod_name.clone().unwrap_or_else(process_name)
     }
 
     /// Delay and window of a drain.
@@ -271,6 +282,16 @@ impl Serve {
 }
 
 /// A network, or one address of it.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| "write it as 127.0.0.1:9478 or [::1]:9478".to_owned())?;
+    match address.ip().is_loopback() {
+        true => Ok(address),
+        false => Err("it names clients and takes orders, so it must be a loopback address".to_owned()),
+    }
+}
+
 fn network(text: &str) -> Result<IpNet, String> {
     let address = || {
         text.parse()

@@ -92,6 +92,11 @@ impl Watch {
         let _ = self.phase.wait_for(|phase| *phase != Phase::Serving).await;
     }
 
+    /// Returns when the trigger is dropped.
+    pub async fn gone(&mut self) {
+        while self.phase.changed().await.is_ok() {}
+    }
+
     /// One more thing to wait for; `None` if the drain is over already.
     pub fn block(&self) -> Option<Blocker> {
         self.blocker.upgrade().map(|alive| Blocker { _alive: alive })

@@ -303,7 +303,7 @@ impl Start {
         runtime.shutdown_timeout(Duration::ZERO);
     }
 
-    /// Serves until the drain has ended the last connection. False: a part that must not end has ended.
+    /// Serves until the drain has ended the last connection, and refuses until the drain is dropped. False: a part that must not end has ended.
     async fn serve(self) -> bool {
         let worker = Rc::new(Worker::new(self.index, Arc::clone(&self.shared)));
         let Ok(listener) = TcpListener::from_std(self.listener) else {
@@ -333,6 +333,10 @@ impl Start {
             _ = &mut sweeping => false,
         };
         drop(self.blocker);
+        if fine {
+            // Whoever comes now is refused with a reason, for as long as the process stays.
+            drain.gone().await;
+        }
         fine
     }
 }

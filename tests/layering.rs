@@ -43,7 +43,9 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     ("drain", &[], &["kube", "hyper"]),
     ("readiness", &[], &["kube", "hyper", "tokio"]),
     ("telemetry", &[], &["kube", "hyper"]),
-    ("admin", &["proxy", "readiness"], &["kube", "k8s_openapi"]),
+    ("web", &["proxy"], &["kube", "k8s_openapi"]),
+    ("admin", &["live", "proxy", "readiness", "web"], &["kube", "k8s_openapi"]),
+    ("live", &["proxy", "web"], &["kube", "k8s_openapi"]),
 ];
 
 #[test]

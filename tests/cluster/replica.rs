@@ -122,6 +122,8 @@ impl Replica {
                 &any_port,
                 "--admin",
                 &any_port,
+                "--live",
+                "127.0.0.1:0",
             ])
             .args(&self.args);
         let process = Process::spawn(&self.name, &mut command);

@@ -167,7 +167,16 @@ fn plain(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
 }
 
-const ARGUMENTS: [&str; 6] = ["--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--workers", "2"];
+const ARGUMENTS: [&str; 8] = [
+    "--http",
+    "127.0.0.1:0",
+    "--admin",
+    "127.0.0.1:0",
+    "--live",
+    "127.0.0.1:0",
+    "--workers",
+    "2",
+];
 
 /// Between two looks at something that is going to change.
 const POLL: Duration = Duration::from_millis(5);

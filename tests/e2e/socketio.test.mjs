@@ -115,7 +115,7 @@ ${slices.join("")}`;
 }
 
 async function startHoldfast() {
-  const args = ["--manifests", folder, "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--workers", "1", "--access-log", "off"];
+  const args = ["--manifests", folder, "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--live", "127.0.0.1:0", "--workers", "1", "--access-log", "off"];
   const child = spawn(HOLDFAST, args, { stdio: ["ignore", "ignore", "pipe"] });
   let said = "";
   child.stderr.on("data", (text) => (said += text));

@@ -3,6 +3,7 @@
 use std::{fs, io::Read, time::Duration};
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use serde_json::{Value, json};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpSocket},
@@ -63,6 +64,49 @@ async fn edited_defaults_hold_for_new_tunnels_and_wrong_ones_for_none() {
     client.send(TEXT, "older than the edit").await;
     assert_eq!(endpoint.frame().await.payload, b"older than the edit");
     fs::remove_file(file).unwrap();
+}
+
+#[tokio::test]
+async fn an_ordered_drain_tells_who_waits_and_stays_until_it_is_stopped() {
+    let server = Server::start().await;
+    let window = ["--drain-window", "1s"];
+    let mut holdfast = Holdfast::start(server.address, &window).await;
+    let (mut client, mut endpoint) = tunnel_to(holdfast.http, &server).await;
+    let (state, code) = holdfast.command(&["drain", "--status", "-o", "json"]).await;
+    let state: Value = serde_json::from_str(&state).unwrap();
+    assert_eq!(
+        (code, &state["stage"], &state["connections"]),
+        (0, &json!("serving"), &json!(1))
+    );
+
+    let waiting = holdfast.get("/drained");
+    let ordered = holdfast.command(&["drain", "--wait"]);
+    let ending = async {
+        assert_eq!(client.frame().await.code(), 1012);
+        client.close(1012).await;
+        assert_eq!(endpoint.frame().await.code(), 1001);
+        drop((client, endpoint));
+    };
+    let (waited, (told, code), ()) = tokio::join!(waiting, ordered, ending);
+    assert_eq!((waited.status, waited.text()), (200, "drained\n"));
+    assert_eq!(code, 0);
+    assert!(told.lines().last().unwrap().contains("has drained; 0 left"), "{told}");
+    let refused = ask(holdfast.http, handshake("/", "")).await;
+    assert_eq!((refused.status, refused.reason()), (503, Some("draining")));
+    holdfast.signal(Signal::TERM);
+    assert_eq!(holdfast.exit_code().await, 0);
+}
+
+#[tokio::test]
+async fn an_ordered_drain_goes_on_when_the_process_is_told_to_end_meanwhile() {
+    let server = Server::start().await;
+    let mut holdfast = Holdfast::start(server.address, &["--drain-window", "1s"]).await;
+    let (mut client, _endpoint) = tunnel_to(holdfast.http, &server).await;
+    assert_eq!(holdfast.command(&["drain"]).await.1, 0);
+    holdfast.signal(Signal::TERM);
+    assert_eq!(client.frame().await.code(), 1012);
+    client.close(1012).await;
+    assert_eq!(holdfast.exit_code().await, 0);
 }
 
 #[tokio::test]

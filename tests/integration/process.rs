@@ -26,6 +26,7 @@ pub struct Holdfast {
     /// Port 0 without --https.
     pub https: SocketAddr,
     pub admin: SocketAddr,
+    pub live: SocketAddr,
 }
 
 impl Holdfast {
@@ -78,6 +79,7 @@ impl Holdfast {
             http: nowhere,
             https: nowhere,
             admin: nowhere,
+            live: nowhere,
         };
         let line = holdfast.line_with(" serving ").await;
         holdfast.http = address(&line, "http=");
@@ -85,6 +87,7 @@ impl Holdfast {
             holdfast.https = address(&line, "https=");
         }
         holdfast.admin = address(&line, "admin=");
+        holdfast.live = address(&line, "live=");
         let started = Instant::now();
         while holdfast.get("/readyz").await.status != 200 {
             assert!(started.elapsed() < PATIENCE, "it does not get ready");
@@ -122,6 +125,15 @@ impl Holdfast {
             assert!(started.elapsed() < PATIENCE, "it does not end");
             sleep(POLL).await;
         }
+    }
+
+    /// A subcommand that asks it; what it prints, and its exit code.
+    pub async fn command(&self, args: &[&str]) -> (String, i32) {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        command.args(args).env("HOLDFAST_LIVE", self.live.to_string());
+        let output = timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        (text, output.status.code().unwrap())
     }
 
     /// An answer of the admin listener.
@@ -194,7 +206,7 @@ fn bare(more: &[&str]) -> Command {
     if !more.contains(&"--http") {
         command.args(["--http", "127.0.0.1:0"]);
     }
-    command.args(["--admin", "127.0.0.1:0"]).args(more);
+    command.args(["--admin", "127.0.0.1:0", "--live", "127.0.0.1:0"]).args(more);
     command
 }
 
