@@ -23,7 +23,7 @@ rendered() {
   {
     echo "# Rendered from charts/holdfast/templates/$template by make generate."
     "$helm" template holdfast "$chart/holdfast" --namespace holdfast-system --show-only "templates/$template" "$@" |
-      sed -e '/^# Source: /d' -e '/^ *helm\.sh\/chart: /d' -e '/^$/d' -e 's|managed-by: Helm$|managed-by: kustomize|' |
+      sed -e '/^# Source: /d' -e '/^ *helm\.sh\/chart: /d' -e '/^  annotations:$/{N;/helm\.sh\/resource-policy/d}' -e '/^$/d' -e 's|managed-by: Helm$|managed-by: kustomize|' |
       sed '1{/^---$/d}'
   } >"$file"
 }

@@ -125,17 +125,42 @@ fn ports_are_those_that_are_listened_on() {
 }
 
 #[test]
+fn every_file_is_applied() {
+    for kustomization in files("deploy", "kustomization.yaml") {
+        let folder = kustomization.parent().unwrap();
+        let resources = &objects(&kustomization)[0]["resources"];
+        let applied: BTreeSet<_> = resources
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| folder.join(it.as_str().unwrap()))
+            .collect();
+        for file in files(folder.to_str().unwrap(), ".yaml") {
+            assert!(applied.contains(&file) || file == kustomization, "{}", file.display());
+        }
+    }
+}
+
+#[test]
 fn every_selector_means_the_pods() {
     let deployment = object("deploy/minimal/deployment.yaml", "Deployment", "holdfast");
     let labels = &deployment["spec"]["template"]["metadata"]["labels"];
     let service = object("deploy/minimal/service.yaml", "Service", "holdfast");
     let budget = object("deploy/minimal/disruption.yaml", "PodDisruptionBudget", "holdfast");
+    let monitor = object("deploy/components/monitoring/pod-monitor.yaml", "PodMonitor", "holdfast");
+    let policy = object(
+        "deploy/components/network-policy/network-policy.yaml",
+        "NetworkPolicy",
+        "holdfast",
+    );
     let spread = &pod()["topologySpreadConstraints"][0];
     for selector in [
         &deployment["spec"]["selector"]["matchLabels"],
         &service["spec"]["selector"],
         &budget["spec"]["selector"]["matchLabels"],
         &spread["labelSelector"]["matchLabels"],
+        &monitor["spec"]["selector"]["matchLabels"],
+        &policy["spec"]["podSelector"]["matchLabels"],
     ] {
         assert_eq!(selector, labels);
     }

@@ -10,6 +10,7 @@ import (
 type dashboard struct {
 	uid, title, description string
 	series                  string
+	replicas                string // a query for those whose starts are marked
 	variables               []variable
 	rows                    []row
 }
@@ -44,6 +45,7 @@ var operator = dashboard{
 	title:       "Holdfast",
 	description: "Everything that an installation of Holdfast serves, and how it fares.",
 	series:      `namespace=~"$namespace",pod=~"$pod"`,
+	replicas:    `holdfast_build_info{namespace=~"$namespace",pod=~"$pod"}`,
 	variables: []variable{
 		{name: "namespace", title: "Namespace of Holdfast", query: "label_values(holdfast_build_info, namespace)", multi: true},
 		{name: "pod", title: "Replica", query: `label_values(holdfast_build_info{namespace=~"$namespace"}, pod)`, multi: true},
@@ -112,7 +114,8 @@ var operator = dashboard{
 			}},
 		}},
 		{"Certificates", []panel{
-			{title: "Time left", kind: "table", unit: "s", width: 24, queries: []query{{`sort(min by (secret_namespace, secret) (holdfast_certificate_expiry_timestamp_seconds{SERIES}) - time())`, ""}}},
+			{title: "Age of the keys of session tickets", description: "The leader rotates them every 12 hours.", kind: "timeseries", unit: "s", width: 12, queries: []query{{`time() - max(holdfast_ticket_keys_rotated_timestamp_seconds{SERIES} > 0)`, "age"}}},
+			{title: "Time left", kind: "table", unit: "s", width: 12, queries: []query{{`sort(min by (secret_namespace, secret) (holdfast_certificate_expiry_timestamp_seconds{SERIES}) - time())`, ""}}},
 		}},
 	},
 }
@@ -123,6 +126,7 @@ var route = dashboard{
 	title:       "Holdfast: one route",
 	description: "One WebSocketRoute: who is connected, how handshakes went, why tunnels ended.",
 	series:      `route_namespace="$route_namespace",route="$route"`,
+	replicas:    `holdfast_connections_active{route_namespace="$route_namespace",route="$route"}`,
 	variables: []variable{
 		{name: "route_namespace", title: "Namespace", query: "label_values(holdfast_connections_active, route_namespace)"},
 		{name: "route", title: "Route", query: `label_values(holdfast_connections_active{route_namespace="$route_namespace"}, route)`},
@@ -192,6 +196,10 @@ func (d dashboard) json() string {
 		"schemaVersion": 39, "version": 1, "editable": true, "graphTooltip": 1, "refresh": "30s",
 		"time":       object{"from": "now-3h", "to": "now"},
 		"templating": object{"list": variables}, "panels": panels,
+		"annotations": object{"list": []any{object{
+			"name": "A replica starts", "datasource": source, "enable": true, "iconColor": "blue", "titleFormat": "{{pod}}",
+			"expr": "1000 * (process_start_time_seconds and on (namespace, pod) " + d.replicas + ")", "useValueForTime": "on", "step": "60s",
+		}}},
 	}); err != nil {
 		panic(err) // there is nothing in it that JSON cannot say
 	}

@@ -50,6 +50,7 @@ patches:
 - target: {kind: Deployment, name: holdfast}
   patch: |-
     - {op: add, path: /spec/template/spec/containers/0/args/-, value: --class=internal}
+    - {op: add, path: /spec/template/spec/containers/0/args/-, value: --ticket-secret=holdfast-internal/holdfast-tickets-internal}
 YAML
 kubectl create namespace holdfast-internal >/dev/null
 kubectl kustomize "$folder" >"$log/kustomized"
@@ -91,6 +92,12 @@ ok "a second upgrade changes nothing"
 [ "$(grep -c serverside-applied "$log/out")" = 3 ] || { cat "$log/out" && fail "helm test has not three objects"; }
 ok "the objects of helm test are taken, its pod where restricted is enforced"
 
+# What the leader has written stays.
+kubectl -n holdfast-system patch secret holdfast-tickets --type=merge --field-manager=holdfast -p '{"data":{"current":"AAAA"}}' >/dev/null
+"${install[@]}" --set commonLabels.team=edge >/dev/null
+[ "$(kubectl -n holdfast-system get secret holdfast-tickets -o jsonpath='{.data.current}')" = AAAA ] || fail "an upgrade resets the keys of TLS sessions"
+ok "an upgrade leaves the keys of TLS sessions as they are"
+
 # An edit of the defaults replaces no pod.
 "${install[@]}" --set defaults.timeouts.idle=2h >/dev/null
 [ "$(kubectl -n holdfast-system get deployment holdfast -o jsonpath='{.metadata.generation}')" = 1 ] || fail "new defaults replace the pods"
@@ -117,7 +124,8 @@ YAML
 "$helm" uninstall holdfast --namespace holdfast-system >"$log/out"
 [ -n "$(kubectl -n web get wsr -o name)" ] || fail "an uninstallation deletes routes"
 [ -z "$(kubectl get clusterrole,clusterrolebinding -l app.kubernetes.io/instance=holdfast -o name)" ] || fail "an uninstallation leaves rights"
-ok "an uninstallation leaves the routes, and no rights"
+kubectl -n holdfast-system get secret holdfast-tickets >/dev/null || fail "an uninstallation deletes the keys of TLS sessions"
+ok "an uninstallation leaves the routes and the keys of TLS sessions, and no rights"
 
 "$helm" upgrade --install again "$chart" --namespace edge --take-ownership --set crds.keep=false >"$log/out" 2>&1 || { cat "$log/out" && fail "install again"; }
 [ "$(kubectl get clusterrole -o name | grep -c '/edge-again-holdfast')" -ge 3 ] || fail "names of cluster roles do not tell the release"

@@ -21,6 +21,7 @@ for (const file of files) {
     const dashboard = JSON.parse(text);
     for (const panel of dashboard.panels)
       for (const { expr } of panel.targets ?? []) queries.push({ where: `${dashboard.title}: ${panel.title}`, expr });
+    for (const { name, expr } of dashboard.annotations.list) queries.push({ where: `${dashboard.title}: ${name}`, expr });
     for (const { name, definition } of dashboard.templating.list.filter((variable) => variable.type === "query")) {
       const [, expr, label] = definition.match(/^label_values\((.*), (\w+)\)$/);
       queries.push({ where: `${dashboard.title}: variable ${name}`, expr: `sum by (${label}) (${expr})` });

@@ -62,6 +62,9 @@ spec:
   securityContext:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+  {{- with .Values.extraPodSpec }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
   containers:
   - name: holdfast
     image: {{ include "holdfast.image" . }}
@@ -73,7 +76,7 @@ spec:
     - {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}} # where the Leases are
     - {name: POD_UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}} # a replica's Lease goes with its pod
     {{- if and .Values.https.enabled .Values.https.sharedTickets }}
-    - {name: HOLDFAST_TICKET_SECRET, value: {{ include "holdfast.namespace" . }}/{{ include "holdfast.fullname" . }}-tickets}
+    - {name: HOLDFAST_TICKET_SECRET, value: {{ include "holdfast.namespace" . }}/{{ include "holdfast.fullname" . }}-tickets} # keys that replicas share
     {{- end }}
     {{- with .Values.extraEnv }}
     {{- toYaml . | nindent 4 }}

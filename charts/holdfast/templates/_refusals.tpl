@@ -77,7 +77,26 @@ What the schema can tell is in values.schema.json.
 {{- $wrong = append $wrong (printf "https.defaultCertificate is %s, and rbac.secrets and watchNamespaces let no Secret of that namespace be read" .) }}
 {{- end }}
 {{- end }}
-{{- $own := dict "http" "ports.http" "https" "https.enabled" "admin" "ports.admin" "class" "class" "watch-namespace" "watchNamespaces" "host-ownership" "hostOwnership" "defaults" "defaults" "https-redirect" "https.redirect" "default-certificate" "https.defaultCertificate" "trusted-proxies" "trustedProxies" "proxy-protocol" "proxyProtocol" "drain-delay" "drain.delay" "drain-window" "drain.window" "grace-period" "drain" "log-format" "log.format" "log-level" "log.level" "access-log" "log.access" }}
+{{- $own := dict
+    "http" "ports.http"
+    "https" "https.enabled"
+    "admin" "ports.admin"
+    "class" "class"
+    "watch-namespace" "watchNamespaces"
+    "host-ownership" "hostOwnership"
+    "defaults" "defaults"
+    "https-redirect" "https.redirect"
+    "default-certificate" "https.defaultCertificate"
+    "ticket-secret" "https.sharedTickets"
+    "trusted-proxies" "trustedProxies"
+    "proxy-protocol" "proxyProtocol"
+    "drain-delay" "drain.delay"
+    "drain-window" "drain.window"
+    "grace-period" "drain"
+    "log-format" "log.format"
+    "log-level" "log.level"
+    "access-log" "log.access"
+}}
 {{- range .Values.extraArgs }}
 {{- $flag := regexReplaceAll "^--([a-z-]+).*$" . "${1}" }}
 {{- if hasKey $own $flag }}
@@ -85,6 +104,32 @@ What the schema can tell is in values.schema.json.
 {{- end }}
 {{- if has $flag (list "manifests" "to" "kubeconfig" "context") }}
 {{- $wrong = append $wrong (printf "extraArgs has --%s; the chart installs what serves the cluster that it runs in" $flag) }}
+{{- end }}
+{{- end }}
+{{- $own = dict
+    "containers" "extraContainers"
+    "volumes" "extraVolumes"
+    "serviceAccountName" "serviceAccount.name"
+    "automountServiceAccountToken" "serviceAccount"
+    "terminationGracePeriodSeconds" "drain"
+    "enableServiceLinks" "extraEnv"
+    "imagePullSecrets" "imagePullSecrets"
+    "priorityClassName" "priorityClassName"
+    "runtimeClassName" "runtimeClassName"
+    "nodeSelector" "nodeSelector"
+    "affinity" "affinity"
+    "tolerations" "tolerations"
+    "topologySpreadConstraints" "topologySpreadConstraints"
+    "securityContext" "podSecurityContext and sysctls"
+}}
+{{- range $key, $_ := .Values.extraPodSpec }}
+{{- with get $own $key }}
+{{- $wrong = append $wrong (printf "extraPodSpec has %s, which the chart sets; use %s" $key .) }}
+{{- end }}
+{{- end }}
+{{- range $key, $_ := .Values.service.extraSpec }}
+{{- if or (has $key (list "selector" "ports")) (hasKey $.Values.service $key) }}
+{{- $wrong = append $wrong (printf "service.extraSpec has %s, which the chart sets" $key) }}
 {{- end }}
 {{- end }}
 {{- with $wrong }}
