@@ -15,6 +15,7 @@ mod filter;
 mod frame;
 mod head;
 mod headers;
+mod limits;
 mod listener;
 pub mod metrics;
 pub mod record;

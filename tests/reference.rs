@@ -197,8 +197,8 @@ impl Scene {
     async fn start(format: &str) -> Self {
         let server = Server::start().await;
         let folder = Folder::new();
-        let heartbeat = "  heartbeat:\n    client: {interval: 1s}\n";
-        folder.write("chat.yaml", route("chat", "/chat", "chat", heartbeat));
+        let policies = "  heartbeat:\n    client: {interval: 1s}\n  limits: {maxHeaderBytes: 256, dryRun: true}\n";
+        folder.write("chat.yaml", route("chat", "/chat", "chat", policies));
         folder.write("service.yaml", service_at("chat", server.address));
         folder.write(
             "secured.yaml",
@@ -328,8 +328,10 @@ fn secret(made: &tls_client::Made) -> String {
     secret.to_string()
 }
 
-/// Header lines of every request: each fills a field.
-const MORE: &str = "User-Agent: test\r\nX-Forwarded-For: 192.0.2.1\r\nSec-WebSocket-Protocol: chat\r\n";
+/// Header lines of every request: each fills a field. They are more than the route would let pass, were its limits no dry run.
+const MORE: &str = "User-Agent: test\r\nX-Forwarded-For: 192.0.2.1\r\nSec-WebSocket-Protocol: chat\r\nCookie: \
+    a=xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\
+    xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n";
 
 /// Where the access lines go; no manifest.
 const LINES: &str = "lines.txt";

@@ -27,7 +27,8 @@ pub(super) struct Admission {
 #[derive(Debug)]
 pub struct Admitted {
     shared: Arc<Shared>,
-    worker: Option<usize>,
+    /// Few enough to be told in little room: each idle tunnel has one.
+    worker: Option<u16>,
     over: bool,
 }
 
@@ -60,9 +61,10 @@ impl Admitted {
 
     /// Counts the connection as one of `worker`'s.
     pub fn count_on(&mut self, worker: usize) {
+        let Ok(index) = u16::try_from(worker) else { return };
         if let Some(Padded(count)) = self.shared.metrics.worker_connections.get(worker) {
             count.fetch_add(1, Relaxed);
-            self.worker = Some(worker);
+            self.worker = Some(index);
         }
     }
 }
@@ -72,7 +74,7 @@ impl Drop for Admitted {
         self.shared.admission.open.0.fetch_sub(1, Relaxed);
         if let Some(Padded(count)) = self
             .worker
-            .and_then(|worker| self.shared.metrics.worker_connections.get(worker))
+            .and_then(|worker| self.shared.metrics.worker_connections.get(usize::from(worker)))
         {
             count.fetch_sub(1, Relaxed);
         }

@@ -29,7 +29,7 @@ pub fn response(reason: Reason, location: Option<HeaderValue>, rule: Option<&Rul
         }
     }
     if let Some(seconds) = reason.retry_after() {
-        fields.insert(header::RETRY_AFTER, HeaderValue::from(seconds + fastrand::u32(0..=seconds)));
+        fields.insert(header::RETRY_AFTER, HeaderValue::from(spread(seconds)));
     }
     match reason {
         Reason::MethodNotAllowed => {
@@ -50,6 +50,11 @@ pub fn response(reason: Reason, location: Option<HeaderValue>, rule: Option<&Rul
         filter::change_answer(rule, response.headers_mut());
     }
     response
+}
+
+/// Those who were refused together are not to come back together.
+fn spread(seconds: u32) -> u32 {
+    seconds.saturating_add(fastrand::u32(0..=seconds.min(MAX_SPREAD)))
 }
 
 /// The same address with TLS, on its usual port: which one leads here, only the outside knows.
@@ -124,6 +129,9 @@ pub fn write_status(out: &mut Vec<u8>, status: u16, phrase: &str) {
 }
 
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// Seconds that `Retry-After` is longer than it would have to be, at most.
+const MAX_SPREAD: u32 = 10;
 
 /// How long a refused client may take to end its side.
 const LINGER: Duration = Duration::from_secs(2);

@@ -28,10 +28,21 @@ pub enum Reason {
     TlsOnPlainPort,
     /// The certificate that this connection was opened with is not the one of the host that the request names.
     Misdirected,
-    /// The request's head is larger than 32 KiB or has more than 100 fields.
+    /// The request's head is larger than 32 KiB or than `limits.maxHeaderBytes`, or has more than 100 fields.
     HeadersTooLarge,
     /// The rule serves files, and this process has no folder of them, or cannot read it.
     StaticUnavailable,
+    /// The client begins more handshakes than `limits.handshakeRate` allows.
+    HandshakeRateLimited {
+        /// Seconds after which it would be let in.
+        retry_after: u32,
+    },
+    /// The client has as many connections as `limits.maxConnectionsPerClient` allows.
+    ClientConnectionLimit,
+    /// The route has as many connections as `limits.maxConnections` allows.
+    ConnectionLimit,
+    /// Every endpoint that could be picked has as many connections as `limits.maxConnectionsPerEndpoint` allows.
+    EndpointConnectionLimit,
     /// The backendRef whose turn it was cannot be resolved.
     UnresolvedBackend,
     /// Every candidate refused the dial or could not be reached.
@@ -82,7 +93,7 @@ pub struct Answer {
 }
 
 impl Reason {
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 35] = [
         Self::MalformedRequest,
         Self::NoRoute,
         Self::MethodNotAllowed,
@@ -96,6 +107,10 @@ impl Reason {
         Self::Misdirected,
         Self::HeadersTooLarge,
         Self::StaticUnavailable,
+        Self::HandshakeRateLimited { retry_after: 1 },
+        Self::ClientConnectionLimit,
+        Self::ConnectionLimit,
+        Self::EndpointConnectionLimit,
         Self::UnresolvedBackend,
         Self::ConnectionRefused,
         Self::DialTimeout,
@@ -191,6 +206,30 @@ impl Reason {
                 500,
                 "proxy_configuration_error",
                 "The files of this route cannot be read.",
+            ),
+            Self::HandshakeRateLimited { .. } => (
+                "handshake_rate_limited",
+                429,
+                "http_request_denied",
+                "Too many connection attempts; try again later.",
+            ),
+            Self::ClientConnectionLimit => (
+                "client_connection_limit",
+                429,
+                "http_request_denied",
+                "Too many connections of yours are open.",
+            ),
+            Self::ConnectionLimit => (
+                "connection_limit",
+                503,
+                "connection_limit_reached",
+                "Too many connections are open here.",
+            ),
+            Self::EndpointConnectionLimit => (
+                "endpoint_connection_limit",
+                503,
+                "connection_limit_reached",
+                "No endpoint takes one more connection.",
             ),
             Self::UnresolvedBackend => (
                 "unresolved_backend",
@@ -296,7 +335,14 @@ impl Reason {
     pub fn retry_after(self) -> Option<u32> {
         match self {
             Self::Draining => Some(1),
-            Self::NoReadyEndpoint | Self::SessionUnavailable | Self::Overload | Self::SourcePortsExhausted => Some(5),
+            Self::NoReadyEndpoint
+            | Self::SessionUnavailable
+            | Self::Overload
+            | Self::SourcePortsExhausted
+            | Self::ClientConnectionLimit
+            | Self::ConnectionLimit
+            | Self::EndpointConnectionLimit => Some(5),
+            Self::HandshakeRateLimited { retry_after } => Some(retry_after),
             _ => None,
         }
     }

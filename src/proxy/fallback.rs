@@ -31,7 +31,7 @@ use super::{
     error::Reason,
     filter,
     head::{self, MAX_FIELDS, MAX_HEAD},
-    headers,
+    headers, limits,
     record::Attempt,
     select,
     stream::Stream,
@@ -227,6 +227,7 @@ async fn forward(
         (_, true) => return Err(Reason::Overload),
         _ => {}
     }
+    limits::admit_plain(&found.rule, &parts, attempt)?;
     let response = match (redirect, &found.rule.fallback) {
         (Some((redirect, location)), _) => Some(respond::redirect(redirect, &location)?.map(own)),
         (None, Fallback::Respond(respond)) => Some(respond::respond(respond).map(own)),

@@ -16,10 +16,11 @@ use tokio::runtime::RuntimeMetrics;
 
 use super::{
     end::{Cause, Initiator},
+    limits::{self, Limit},
     slot::Peer,
     tls,
 };
-use crate::routing::{Endpoint, EndpointKey, RuleId};
+use crate::routing::{Endpoint, EndpointKey, RuleId, limits::RouteOpen};
 
 mod collect;
 pub mod names;
@@ -40,6 +41,7 @@ pub struct Metrics {
     /// Tunnels of each worker that a drain has still to end.
     pub worker_draining: Box<[Padded<AtomicU64>]>,
     runtimes: OnceLock<Vec<RuntimeMetrics>>,
+    limits: Arc<limits::Counts>,
 }
 
 /// Counts that belong to no rule.
@@ -73,6 +75,12 @@ pub struct RuleMetrics {
     connection_duration: Histogram,
     relayed: Box<[Padded<Relayed>]>,
     fallback: Mutex<BTreeMap<u16, u64>>,
+    /// What its route's limits count, whichever rule it came by.
+    pub route: Arc<RouteOpen>,
+    /// What the limits of all routes count.
+    pub limits: Arc<limits::Counts>,
+    /// By limit: what was refused, what would have been.
+    limited: [[AtomicU64; 2]; Limit::ALL.len()],
     shared: Arc<SharedMetrics>,
 }
 
@@ -142,9 +150,11 @@ impl Metrics {
     pub fn new(workers: usize) -> Self {
         let padded = || (0..workers).map(|_| Padded::default()).collect();
         let shared = Arc::<SharedMetrics>::default();
+        let limits = Arc::<limits::Counts>::default();
+        let unrouted = RuleMetrics::new(None, workers, Arc::default(), Arc::clone(&limits), Arc::clone(&shared));
         Self {
             workers,
-            unrouted: Arc::new(RuleMetrics::new(None, workers, Arc::clone(&shared))),
+            unrouted: Arc::new(unrouted),
             rules: Mutex::default(),
             dials: Mutex::default(),
             shared,
@@ -152,6 +162,7 @@ impl Metrics {
             worker_stalled: padded(),
             worker_draining: padded(),
             runtimes: OnceLock::new(),
+            limits,
         }
     }
 
@@ -161,7 +172,9 @@ impl Metrics {
         if let Some(metrics) = rules.get(id) {
             return Arc::clone(metrics);
         }
-        let metrics = Arc::new(RuleMetrics::new(Some(id.clone()), self.workers, Arc::clone(&self.shared)));
+        let route = self.limits.route(&id.route);
+        let (limits, shared) = (Arc::clone(&self.limits), Arc::clone(&self.shared));
+        let metrics = Arc::new(RuleMetrics::new(Some(id.clone()), self.workers, route, limits, shared));
         rules.insert(id.clone(), Arc::clone(&metrics));
         metrics
     }
@@ -246,7 +259,13 @@ impl SharedMetrics {
 }
 
 impl RuleMetrics {
-    fn new(id: Option<RuleId>, workers: usize, shared: Arc<SharedMetrics>) -> Self {
+    fn new(
+        id: Option<RuleId>,
+        workers: usize,
+        route: Arc<RouteOpen>,
+        limits: Arc<limits::Counts>,
+        shared: Arc<SharedMetrics>,
+    ) -> Self {
         Self {
             id,
             active: AtomicU64::new(0),
@@ -256,6 +275,9 @@ impl RuleMetrics {
             connection_duration: Histogram::new(CONNECTION_BOUNDS),
             relayed: (0..workers).map(|_| Padded::default()).collect(),
             fallback: Mutex::default(),
+            route,
+            limits,
+            limited: Default::default(),
             shared,
         }
     }
@@ -272,6 +294,11 @@ impl RuleMetrics {
     /// Counts the answer to a request that is no handshake.
     pub fn fallback(&self, code: u16) {
         *lock(&self.fallback).entry(code).or_default() += 1;
+    }
+
+    /// Counts what a limit refused, or would have refused if it were no dry run.
+    pub fn limited(&self, limit: Limit, is_dry_run: bool) {
+        self.limited[limit as usize][usize::from(is_dry_run)].fetch_add(1, Relaxed);
     }
 
     pub fn opened(&self, handshake: Duration) {
@@ -340,7 +367,7 @@ impl Histogram {
 }
 
 /// Nothing that holds one of these locks can leave the map half changed, so a panic elsewhere does not spoil it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

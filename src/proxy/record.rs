@@ -14,6 +14,7 @@ use super::{
     admission::Admitted,
     end::Initiator,
     error::Reason,
+    limits::Limit,
     metrics::RuleMetrics,
     slot::{Opened, Slot},
     tls,
@@ -21,7 +22,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    routing::{Rule, endpoint::Held},
+    routing::{Rule, endpoint::Held, limits::Place},
     telemetry::{Lines, LogFormat},
 };
 use line::{Event, Line};
@@ -118,6 +119,10 @@ pub struct Attempt {
     pub request_id: Option<Box<str>>,
     pub user_agent: Option<Box<str>>,
     pub is_handshake: bool,
+    /// What it holds of its route's connections; the tunnel's, if it becomes one.
+    pub place: Option<Place>,
+    /// The first limit that would have refused it, were it not a dry run.
+    pub would_be_refused_by: Option<Limit>,
     rule: Option<(Arc<Rule>, Arc<RuleMetrics>)>,
     answered: bool,
 }
@@ -138,6 +143,8 @@ impl Attempt {
             request_id: None,
             user_agent: None,
             is_handshake: true,
+            place: None,
+            would_be_refused_by: None,
             rule: None,
             answered: false,
         }
@@ -221,12 +228,14 @@ impl Attempt {
             client_address: self.client,
             endpoint_address: address,
             admitted,
+            place: self.place.take(),
             // Empty where no line is written.
             target: format!("{}{}", shortened(&self.host), shortened(&self.path)).into_boxed_str(),
         })
     }
 
-    fn metrics(&self) -> Arc<RuleMetrics> {
+    /// The counts of its rule.
+    pub fn metrics(&self) -> Arc<RuleMetrics> {
         match &self.rule {
             Some((_, metrics)) => Arc::clone(metrics),
             None => self.worker.shared.metrics.unrouted(),
@@ -268,6 +277,9 @@ impl Attempt {
         }
         if let Some(user_agent) = &self.user_agent {
             line.text("user_agent.original", "agent", shortened(user_agent));
+        }
+        if let Some(limit) = self.would_be_refused_by {
+            line.word("holdfast.limit.dry_run", "dry_run", limit.word());
         }
     }
 }

@@ -19,7 +19,7 @@ use super::{
     end::Cause,
     metrics::RuleMetrics,
 };
-use crate::routing::{Rule, endpoint::Held, route::Heartbeat};
+use crate::routing::{Rule, endpoint::Held, limits::Place, route::Heartbeat};
 
 /// One tunnel, as its worker's list holds it.
 #[derive(Debug)]
@@ -119,6 +119,8 @@ pub struct Opened {
     pub target: Box<str>,
     /// Its place among the connections of the process.
     pub admitted: Admitted,
+    /// Its place among the connections of its route.
+    pub place: Option<Place>,
 }
 
 impl Slot {

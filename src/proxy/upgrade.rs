@@ -18,6 +18,7 @@ use super::{
     error::Reason,
     filter,
     headers::{self, Forwarded},
+    limits,
     record::Attempt,
     select::{self, Chosen},
     stream::Stream,
@@ -88,6 +89,7 @@ fn prepare(
     if client.admitted.is_over() {
         return Err(Reason::Overload);
     }
+    limits::admit(&found.rule, parts, forwarded, attempt)?;
     Ok((handshake, found.choose(parts, forwarded)?))
 }
 

@@ -1,6 +1,18 @@
-//! What a route admits, compiled: how many connections and handshakes, of whom.
+//! What a route admits: how many connections and handshakes, of whom.
+//!
+//! The control plane compiles [`Limits`]; the proxy keeps what they count, [`RouteOpen`] and [`Rates`], asks them for each
+//! handshake, and says what is refused. An unlimited route has none of the tables.
+
+mod client;
+mod open;
+mod pace;
+mod rates;
 
 use std::time::Duration;
+
+pub use client::ClientHashes;
+pub use open::{Full, Place, RouteOpen};
+pub use rates::Rates;
 
 /// The limits of a route, shared by its rules. Each process counts for itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

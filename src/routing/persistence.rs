@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use http::header;
+use http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 
 pub(super) use self::tokens::Tokens;
@@ -122,10 +122,14 @@ fn rule_hasher(what: &str, rule: &RuleId) -> Sha256 {
     hasher
 }
 
-/// The well-formed values of all cookies called `name`. Whatever else is in the headers does not matter.
+/// The well-formed values of all cookies called `name`.
 fn sent<'a>(client: &Client<'a>, name: &'a str) -> impl Iterator<Item = Value> + use<'a> {
-    client
-        .headers
+    cookie_values(client.headers, name).filter_map(Value::parse)
+}
+
+/// The values of all cookies called `name`, without quotes. Whatever else is in the headers does not matter.
+pub(super) fn cookie_values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    headers
         .get_all(header::COOKIE)
         .iter()
         .flat_map(|header| header.as_bytes().split(|byte| *byte == b';'))
@@ -137,7 +141,7 @@ fn sent<'a>(client: &Client<'a>, name: &'a str) -> impl Iterator<Item = Value> +
             }
             let value = value[1..].trim_ascii();
             let unquoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
-            Value::parse(unquoted.unwrap_or(value))
+            Some(unquoted.unwrap_or(value))
         })
 }
 
@@ -189,8 +193,6 @@ fn without_semicolon(path: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-
-    use http::HeaderMap;
 
     use super::*;
     use crate::routing::{

@@ -28,6 +28,7 @@ mod filters;
 mod handshake;
 mod injecting;
 mod libraries;
+mod limits;
 mod metrics;
 mod origin;
 mod pings;

@@ -1,13 +1,14 @@
 //! Refusals: each reason once, as the client reads it, as it is recorded and as it is counted; and that the client gets to
 //! read it whatever it is sending.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use holdfast::{
     proxy::error::Reason,
     routing::{
         endpoint::State,
+        limits::{ClientConnections, ClientKey, Limits},
         route::{Fallback, OnUnavailable, PersistBy, Persistence},
     },
 };
@@ -59,6 +60,24 @@ async fn produce(reason: Reason) -> Option<Refused> {
             request = handshake("/", "X-Session: one\r\n");
         }
         Reason::Overload => connections = 1,
+        Reason::ConnectionLimit => {
+            rule.limits = Some(Arc::new(Limits {
+                max_connections: Some(1),
+                ..Limits::default()
+            }));
+        }
+        Reason::ClientConnectionLimit => {
+            let key = ClientKey::Address {
+                ipv4_prefix: 32,
+                ipv6_prefix: 64,
+            };
+            rule.limits = Some(Arc::new(Limits {
+                max_connections_per_client: Some(ClientConnections { count: 1, key }),
+                ..Limits::default()
+            }));
+        }
+        // With the time to wait, and with more than one endpoint: limits.rs.
+        Reason::HandshakeRateLimited { .. } | Reason::EndpointConnectionLimit => return None,
         Reason::Draining => {}
         Reason::HandshakeTimeout => rule.timeouts.handshake = Duration::from_secs(1),
         // Without a free source port: tests/faults, in a network of its own.
@@ -77,7 +96,10 @@ async fn produce(reason: Reason) -> Option<Refused> {
     }
     let _silent = rule.keep.take();
     let mut gateway = Gateway::with(rule.build(), |settings| settings.limit.connections = connections);
-    if matches!(reason, Reason::Overload | Reason::Draining) {
+    if matches!(
+        reason,
+        Reason::Overload | Reason::Draining | Reason::ConnectionLimit | Reason::ClientConnectionLimit
+    ) {
         let (client, endpoint) = tunnel(&gateway, &server).await;
         others.extend([client, endpoint]);
     }
@@ -151,6 +173,8 @@ async fn every_reason_is_read_recorded_and_counted() {
         Reason::RedirectedToHttps,
         Reason::Misdirected,
         Reason::PlainOnTlsPort,
+        Reason::HandshakeRateLimited { retry_after: 1 },
+        Reason::EndpointConnectionLimit,
         Reason::EndpointCertificate,
         Reason::EndpointTlsAlert,
         Reason::EndpointTlsError,

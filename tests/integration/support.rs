@@ -26,6 +26,7 @@ use holdfast::{
         endpoint::State,
         filter::Filters,
         forwarded::Forwarded,
+        limits::Limits,
         route::{Balancing, Fallback, Heartbeat, Heartbeats, Persistence, Timeouts},
         table::{Match, PathMatch, RouteSpec, RuleSpec},
     },
@@ -269,6 +270,7 @@ pub struct RuleBuilder {
     pub persistence: Option<Persistence>,
     pub timeouts: Timeouts,
     pub heartbeat: Heartbeats,
+    pub limits: Option<Arc<Limits>>,
     /// What the endpoints need to stay as they are.
     pub keep: Option<Silent>,
 }
@@ -297,6 +299,7 @@ impl RuleBuilder {
                 client: heartbeat(0, 2),
                 endpoint: heartbeat(0, 2),
             },
+            limits: None,
             keep: None,
         }
     }
@@ -330,7 +333,7 @@ impl RuleBuilder {
             balancing: Balancing::PowerOfTwo,
             timeouts: self.timeouts,
             heartbeat: self.heartbeat,
-            limits: None,
+            limits: self.limits,
             cursor: Default::default(),
         };
         let everything = Match {
@@ -560,6 +563,17 @@ impl Peer {
             answer.body = self.rest().await;
         }
         answer
+    }
+
+    /// The same, or a 101, which has none.
+    pub async fn answer_or_switch(&mut self) -> Answer {
+        while !self.buffer.windows(4).any(|four| four == b"\r\n\r\n") {
+            assert!(self.more().await, "the connection ended before an answer");
+        }
+        if self.buffer.starts_with(b"HTTP/1.1 101 ") {
+            return Answer::new(self.head().await);
+        }
+        self.answer().await
     }
 
     /// Reads a chunked body without trailers and returns what is in it.

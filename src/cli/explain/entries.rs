@@ -90,7 +90,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     Entry {
         word: "headers_too_large",
         kind: Kind::Reason,
-        brief: "The head of the request is larger than 32 KiB or has more than 100 fields.",
+        brief: "The head of the request is larger than 32 KiB or than limits.maxHeaderBytes, or has more than 100 fields.",
         how: "Mostly cookies that pile up on a domain, or a token in the query.",
         seen: NOTHING,
         fix: "Send less: clear cookies, move tokens into a first message.",
@@ -178,6 +178,43 @@ pub(super) const ENTRIES: &[Entry] = &[
         seen: NOTHING,
         fix: "Clients must use a connection for the host that they opened it for. Hosts that share connections must name the same \
               Secret in spec.tls.",
+    },
+    Entry {
+        word: "handshake_rate_limited",
+        kind: Kind::Reason,
+        brief: "The client began more handshakes than limits.handshakeRate of the route lets it.",
+        how: "Each replica counts by itself, by the client's address or by limits.handshakeRate.key. Behind a load balancer \
+              whose addresses are not in --trusted-proxies all clients have its address.",
+        seen: "holdfast_limited_total by limit; client.address in the records.",
+        fix: "Nothing, if the client is too fast. Else raise requests or burst, or choose a key that tells more clients apart; \
+              limits.dryRun shows what a number would do.",
+    },
+    Entry {
+        word: "client_connection_limit",
+        kind: Kind::Reason,
+        brief: "The client has as many connections to the route as limits.maxConnectionsPerClient lets it.",
+        how: "Each replica counts by itself, by the client's address or by limits.maxConnectionsPerClient.key. Connections of a \
+              client that vanished count until its heartbeat is missed.",
+        seen: "holdfast_limited_total by limit; client.address in the records.",
+        fix: "Nothing, if the client has too many. Else raise count, or choose a key that tells more clients apart: behind one \
+              address there may be a whole office.",
+    },
+    Entry {
+        word: "connection_limit",
+        kind: Kind::Reason,
+        brief: "The route has as many connections in this replica as limits.maxConnections lets it.",
+        how: "All rules of the route count together, handshakes under way included.",
+        seen: "holdfast_connections_active by route, holdfast_limited_total by limit.",
+        fix: "Raise limits.maxConnections, or run more replicas: each takes as many.",
+    },
+    Entry {
+        word: "endpoint_connection_limit",
+        kind: Kind::Reason,
+        brief: "Every endpoint that could take the connection has as many as limits.maxConnectionsPerEndpoint lets it.",
+        how: "Connections of all routes count, and only those of this replica. Where the client has an endpoint of its own and \
+              sessionPersistence.onUnavailable is Fail, that one endpoint is full.",
+        seen: "holdfast_endpoint_connections_active by endpoint, holdfast_limited_total by limit.",
+        fix: "Add endpoints, or raise limits.maxConnectionsPerEndpoint.",
     },
     Entry {
         word: "overload",

@@ -27,7 +27,7 @@ const fn field(json: &'static str, text: &'static str, events: &'static str, mea
 }
 
 /// All of them, in the order in which a line has them. Of two that share a name in text, the text has both in one.
-pub const FIELDS: [Field; 45] = [
+pub const FIELDS: [Field; 46] = [
     field("timestamp", "", EVERY, "RFC 3339, UTC, milliseconds. Text begins with it."),
     field("level", "", EVERY, "INFO."),
     field(
@@ -97,6 +97,12 @@ pub const FIELDS: [Field; 45] = [
     field("url.path", "target", ENDED, "The same."),
     field("http.request.id", "request", REQUEST, "X-Request-Id, as the endpoint got it."),
     field("user_agent.original", "agent", REQUEST, "What the client says it is."),
+    field(
+        "holdfast.limit.dry_run",
+        "dry_run",
+        REQUEST,
+        "The limit that would have refused it, if limits.dryRun were off.",
+    ),
     field(
         "holdfast.endpoint.pod",
         "endpoint",

@@ -14,7 +14,7 @@ use super::{
     Cause, CloseCode, Dial, DialCounts, Dialled, Histogram, Initiator, Metrics, Padded, Peer, Relaxed, RuleMetrics, lock, names,
 };
 use crate::{
-    proxy::{record::Recorder, tls},
+    proxy::{limits::Limit, record::Recorder, tls},
     routing::{Endpoint, EndpointKey, Published},
 };
 
@@ -61,6 +61,7 @@ impl Collector {
 
     fn process(&self) -> Vec<MetricFamily> {
         let shared = self.metrics.shared();
+        let limits = &self.metrics.limits;
         let legs = [Peer::Client, Peer::Endpoint];
         let missed = legs.map(|leg| counter(&[("leg", leg.word())], shared.heartbeats_missed[leg as usize].load(Relaxed)));
         let rtt = legs.map(|leg| histogram(&[("leg", leg.word())], &shared.heartbeat_rtt[leg as usize]));
@@ -117,6 +118,17 @@ impl Collector {
                 vec![counter(&[], shared.untrusted_forwarders.load(Relaxed))],
             ),
             family(&names::TLS_HANDSHAKES_TOTAL, tls_handshakes.collect()),
+            family(
+                &names::LIMITED_CLIENTS,
+                vec![
+                    gauge(&[("limit", Limit::ConnectionsPerClient.word())], limits.clients() as f64),
+                    gauge(&[("limit", Limit::HandshakeRate.word())], limits.rates.clients() as f64),
+                ],
+            ),
+            family(
+                &names::LIMITED_CLIENTS_EVICTED_TOTAL,
+                vec![counter(&[], limits.rates.evicted())],
+            ),
             family(
                 &names::ACCEPT_ERRORS_TOTAL,
                 vec![counter(&[], shared.accept_errors.load(Relaxed))],
@@ -190,7 +202,7 @@ type PodLabels = (Arc<str>, Arc<str>, String);
 
 fn per_rule(rules: &[Arc<RuleMetrics>]) -> Vec<MetricFamily> {
     let (mut active, mut handshakes, mut handshake, mut ends, mut connection) = (vec![], vec![], vec![], vec![], vec![]);
-    let (mut bytes, mut messages, mut fallback) = (vec![], vec![], vec![]);
+    let (mut bytes, mut messages, mut fallback, mut limited) = (vec![], vec![], vec![], vec![]);
     for rule in rules {
         let base = rule.labels();
         let with = |extra: &[(&str, &str)]| {
@@ -206,6 +218,14 @@ fn per_rule(rules: &[Arc<RuleMetrics>]) -> Vec<MetricFamily> {
         }
         for (code, count) in lock(&rule.fallback).iter() {
             fallback.push(with_counter(with(&[("code", &code.to_string())]), *count as f64));
+        }
+        for limit in Limit::ALL {
+            for (mode, count) in ["enforced", "dry_run"].iter().zip(&rule.limited[limit as usize]) {
+                let count = count.load(Relaxed);
+                if count > 0 {
+                    limited.push(with_counter(with(&[("limit", limit.word()), ("mode", mode)]), count as f64));
+                }
+            }
         }
         if rule.id.is_none() {
             continue; // without a rule there is no tunnel
@@ -250,6 +270,7 @@ fn per_rule(rules: &[Arc<RuleMetrics>]) -> Vec<MetricFamily> {
         family(&names::RELAYED_BYTES_TOTAL, bytes),
         family(&names::RELAYED_MESSAGES_TOTAL, messages),
         family(&names::FALLBACK_REQUESTS_TOTAL, fallback),
+        family(&names::LIMITED_TOTAL, limited),
     ]
 }
 

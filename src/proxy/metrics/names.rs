@@ -5,7 +5,7 @@ use prometheus::proto::MetricType;
 pub use crate::telemetry::metric::Name;
 
 /// All of them.
-pub const ALL: [Name; 21] = [
+pub const ALL: [Name; 24] = [
     CLOSE_CODES_TOTAL,
     HEARTBEATS_MISSED_TOTAL,
     HEARTBEAT_RTT_SECONDS,
@@ -27,6 +27,9 @@ pub const ALL: [Name; 21] = [
     RELAYED_BYTES_TOTAL,
     RELAYED_MESSAGES_TOTAL,
     FALLBACK_REQUESTS_TOTAL,
+    LIMITED_TOTAL,
+    LIMITED_CLIENTS,
+    LIMITED_CLIENTS_EVICTED_TOTAL,
 ];
 
 pub const CLOSE_CODES_TOTAL: Name = Name {
@@ -154,4 +157,22 @@ pub const FALLBACK_REQUESTS_TOTAL: Name = Name {
     kind: MetricType::COUNTER,
     labels: "route_namespace, route, rule, code",
     help: "Answers to requests that are no WebSocket handshakes, by status.",
+};
+pub const LIMITED_TOTAL: Name = Name {
+    name: "holdfast_limited_total",
+    kind: MetricType::COUNTER,
+    labels: "route_namespace, route, rule, limit, mode",
+    help: "What limits refused (mode enforced), or would have refused if they were no dry run (dry_run), by limit.",
+};
+pub const LIMITED_CLIENTS: Name = Name {
+    name: "holdfast_limited_clients",
+    kind: MetricType::GAUGE,
+    labels: "limit",
+    help: "Clients that limits keep a count of: those with open connections, and those that began a handshake not long ago.",
+};
+pub const LIMITED_CLIENTS_EVICTED_TOTAL: Name = Name {
+    name: "holdfast_limited_clients_evicted_total",
+    kind: MetricType::COUNTER,
+    labels: "",
+    help: "Clients whose handshakes were forgotten too early because a million and a half were remembered.",
 };
