@@ -10,7 +10,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{error::Reason, filter, headers, stream::Stream};
+use super::{error::Reason, filter, headers, select::authority, stream::Stream};
 use crate::routing::{Rule, target};
 
 /// The answer that says `reason`, with the place where TLS is spoken if it sends the client there: a status, `Proxy-Status` (RFC
@@ -70,13 +70,6 @@ pub fn same_port(scheme: &str, parts: &request::Parts) -> Option<HeaderValue> {
     target::host(authority)?;
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     HeaderValue::from_str(&format!("{scheme}://{authority}{path}")).ok()
-}
-
-fn authority(parts: &request::Parts) -> Option<&str> {
-    match parts.uri.authority() {
-        Some(authority) => Some(authority.as_str()),
-        None => parts.headers.get(header::HOST)?.to_str().ok(),
-    }
 }
 
 /// Writes a refusal and ends the connection in order.

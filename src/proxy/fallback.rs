@@ -39,6 +39,7 @@ use super::{
     worker::Worker,
 };
 use crate::routing::{endpoint::Held, fallback::Fallback};
+pub use files::Complaints;
 use io::Prefixed;
 pub use pool::Pool;
 
@@ -238,7 +239,7 @@ async fn forward(
                 matched: &found.matched_path,
             };
             let root = worker.shared.settings.static_root.as_deref();
-            let response = files::serve(root, files, &asked).await?;
+            let response = files::serve(root, files, &asked, &worker.complaints).await?;
             Some(response.map(|body| Either::Right(Either::Right(body))))
         }
         (None, Fallback::Backend | Fallback::Reject) => None,

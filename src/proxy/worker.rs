@@ -14,7 +14,7 @@ use super::{
     Shared,
     clock::{Clock, Tick},
     end::Cause,
-    fallback::Pool,
+    fallback::{Complaints, Pool},
     frame::MAX_CONTROL_FRAME,
     slot::{Opened, Slot},
     tls,
@@ -49,6 +49,8 @@ pub struct Worker {
     pub drain_until: Cell<Option<Tick>>,
     /// Kept connections to endpoints, for plain requests.
     pub pool: Pool,
+    /// About files that cannot be read.
+    pub complaints: Complaints,
     slots: RefCell<Vec<Rc<Slot>>>,
     entropy: RefCell<Entropy>,
     next_id: Cell<u64>,
@@ -68,6 +70,7 @@ impl Worker {
             pressure: Notify::new(),
             drain_until: Cell::new(None),
             pool: Pool::default(),
+            complaints: Complaints::default(),
             slots: RefCell::default(),
             entropy: RefCell::default(),
             next_id: Cell::new(0),

@@ -139,8 +139,10 @@ fn usual_port(scheme: &str) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::routing::fixture::headers;
+    use crate::routing::{fixture::headers, target};
 
     #[test]
     fn fields_are_removed_set_and_added() {
@@ -188,6 +190,25 @@ mod tests {
             assert_eq!(edit.apply(path, matched), expected, "{path} {matched} {replacement}");
         }
         assert_eq!(PathEdit::Full("/new".into()).apply("/foo/bar", "/foo"), "/new");
+    }
+
+    proptest! {
+        /// What is sent is as unambiguous as what was matched.
+        #[test]
+        fn a_rewritten_path_is_in_normal_form(
+            segments in prop::collection::vec("[a-c.;%2Ff]{0,4}", 1..5),
+            depth in 0_usize..4,
+            replacement in prop::sample::select(vec!["", "/x", "/x/y", "/x//y", "/..x"]),
+        ) {
+            let path = format!("/{}", segments.join("/"));
+            let Some(path) = target::path(&path) else { return Ok(()) };
+            let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+            let matched = &path[..ends.take(depth + 1).last().unwrap_or_default()];
+            let rewritten = PathEdit::Prefix(replacement.into()).apply(&path, matched);
+            let normal = target::path(&rewritten);
+            prop_assert_eq!(normal.as_deref(), Some(&*rewritten));
+            prop_assert!(rewritten.starts_with(replacement));
+        }
     }
 
     const TO_NOTHING: Redirect = Redirect {

@@ -99,6 +99,58 @@ fn changes_around_open_tunnels_and_of_their_own_route_lose_no_message() {
 }
 
 #[test]
+fn filters_and_answers_of_a_route_s_own_are_served_and_edited() {
+    on_the_cluster(async |control_plane| {
+        let chat = Namespace::new(control_plane).await;
+        let _echo = Echo::behind(&chat, "chat").await;
+        let holdfast = Replica::of(&chat, "a").start().await;
+        let host = chat.host();
+        let mut route = chat.route("chat", "/chat", "chat");
+        let rule = &mut route["spec"]["rules"][0];
+        rule["filters"] = json!([
+            {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"set": [{"name": "X-Filter", "value": "one"}]}},
+            {"type": "RequestRedirect", "requestRedirect": {"hostname": "docs.example.com", "statusCode": 307}},
+        ]);
+        chat.apply(&route).await;
+        holdfast.until_answer(&host, "/chat", 101, None).await;
+        assert!(holdfast.head(&host, "/chat").await.contains("\r\nX-Filter: one\r\n"));
+        let sent = holdfast.plain(&host, "/chat/7").await;
+        assert_eq!(
+            (sent.status, sent.header("location")),
+            (307, Some("http://docs.example.com/chat/7"))
+        );
+        assert_eq!(sent.header("x-filter"), Some("one"));
+
+        let rule = &mut route["spec"]["rules"][0];
+        rule["filters"] = json!([
+            {"type": "URLRewrite", "urlRewrite": {"hostname": "inner"}},
+            {"type": "RequestRedirect", "requestRedirect": {"hostname": "docs.example.com"}},
+        ]);
+        chat.apply(&route).await;
+        chat.until_condition("chat", "Accepted", "False", "IncompatibleFilters").await;
+        holdfast.until_answer(&host, "/chat", 404, Some("no_route")).await;
+
+        let rule = &mut route["spec"]["rules"][0];
+        rule["filters"] = json!([]);
+        rule["fallback"] = json!({"type": "Respond", "respond": {"statusCode": 503, "body": "later"}});
+        chat.apply(&route).await;
+        holdfast.until_answer(&host, "/chat", 101, None).await;
+        let answer = holdfast.plain(&host, "/chat").await;
+        assert_eq!((answer.status, answer.text()), (503, "later"));
+
+        // No replica of this class has files.
+        route["spec"]["rules"][0]["fallback"] = json!({"type": "Static"});
+        chat.apply(&route).await;
+        eventually("files are asked for", async || {
+            let answer = holdfast.plain(&host, "/chat").await;
+            if answer.status == 500 { Ok(()) } else { Err(answer.head) }
+        })
+        .await;
+        holdfast.said(&["a route serves files, and there is no --static-root"]).await;
+    });
+}
+
+#[test]
 fn a_route_of_another_class_is_left_alone() {
     on_the_cluster(async |control_plane| {
         let chat = Namespace::new(control_plane).await;

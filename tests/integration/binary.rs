@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     process::Holdfast,
-    support::{BINARY, Peer, Server, TEXT, ask, frame, handshake, switching, tunnel_to},
+    support::{BINARY, Peer, Server, TEXT, ask, frame, handshake, handshake_with, header_values, switching, tunnel_to},
 };
 
 #[tokio::test]
@@ -107,6 +107,60 @@ async fn an_ordered_drain_goes_on_when_the_process_is_told_to_end_meanwhile() {
     assert_eq!(client.frame().await.code(), 1012);
     client.close(1012).await;
     assert_eq!(holdfast.exit_code().await, 0);
+}
+
+#[tokio::test]
+async fn a_folder_s_filters_and_files_are_served() {
+    let server = Server::start().await;
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+    let folder = std::env::temp_dir().join(format!("holdfast-filters-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    for (example, port) in [("filters", 4000), ("static", 9001)] {
+        let text = fs::read_to_string(format!("{examples}/{example}/{example}.yaml")).unwrap();
+        let own = server.address.port();
+        let text = text.replace(&format!("{{port: {port}}}"), &format!("{{port: {own}}}"));
+        assert!(text.contains(&format!("{{port: {own}}}")), "{example}");
+        fs::write(folder.join(example).with_extension("yaml"), text).unwrap();
+    }
+    let root = format!("{examples}/static");
+    let holdfast = Holdfast::start_folder(&folder, &["--static-root", &root]).await;
+    let chat = |request: &str| format!("{request}\r\nHost: chat.example.com\r\nConnection: close\r\n\r\n");
+    let answer = ask(holdfast.http, chat("GET /healthz HTTP/1.1")).await;
+    assert_eq!((answer.status, answer.text()), (200, "ok\n"));
+    let answer = ask(holdfast.http, chat("GET /talk/7?x HTTP/1.1")).await;
+    assert_eq!(answer.status, 301);
+    assert_eq!(answer.header("location"), Some("http://chat.example.com/chat/7?x"));
+    let page = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: other\r\nConnection: close\r\n\r\n");
+    for path in ["/", "/rooms/7"] {
+        let answer = ask(holdfast.http, page(path)).await;
+        assert!(answer.text().contains("<script src=\"/main.js\">"), "{}", answer.head);
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+    }
+    let mut client = Peer::connect(holdfast.http).await;
+    client
+        .write(handshake_with("chat.example.com", "/chat/rooms/7?x=1", "X-Debug: 1\r\n"))
+        .await;
+    let mut endpoint = server.connection().await;
+    let asked = endpoint.head().await;
+    assert!(
+        asked.starts_with("GET /ws/rooms/7?x=1 HTTP/1.1\r\nHost: chat.internal\r\n"),
+        "{asked}"
+    );
+    assert_eq!(header_values(&asked, "x-forwarded-prefix"), ["/chat"]);
+    assert_eq!(header_values(&asked, "x-debug"), [""; 0]);
+    assert_eq!(header_values(&asked, "x-real-ip"), [""; 0]);
+    assert_eq!(
+        header_values(&asked, "forwarded"),
+        ["for=127.0.0.1;host=chat.example.com;proto=http"]
+    );
+    endpoint.write(switching("Server: x\r\n")).await;
+    let head = client.head().await;
+    assert!(
+        head.starts_with("HTTP/1.1 101 ") && header_values(&head, "server").is_empty(),
+        "{head}"
+    );
+    assert_eq!(header_values(&head, "strict-transport-security"), ["max-age=31536000"]);
+    fs::remove_dir_all(folder).unwrap();
 }
 
 #[tokio::test]

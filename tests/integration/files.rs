@@ -170,6 +170,7 @@ async fn a_file_that_the_client_has_is_not_sent_again() {
     ] {
         let answer = get(&gateway, "/notes.txt", &condition).await;
         assert_eq!((answer.status, answer.header("etag")), (304, Some(&*etag)), "{condition}");
+        assert_eq!(answer.header("vary"), Some("accept-encoding"));
     }
     let file = File::options().write(true).open(root.path().join("app/notes.txt")).unwrap();
     file.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
@@ -196,6 +197,20 @@ async fn parts_heads_and_methods() {
         assert_eq!((answer.status, answer.text()), (status, text), "{range}");
         assert_eq!(answer.header("content-range"), content_range, "{range}");
     }
+    // Who has a part of another file gets the whole of this one.
+    let answer = get(&gateway, "/notes.txt", "").await;
+    let own = [answer.header("etag").unwrap(), answer.header("last-modified").unwrap()];
+    for (condition, status) in [
+        (own[0], 206),
+        (own[1], 206),
+        ("\"other\"", 200),
+        ("Sat, 01 Jan 2000 00:00:00 GMT", 200),
+    ] {
+        let fields = format!("Range: bytes=8-\r\nIf-Range: {condition}\r\n");
+        assert_eq!(get(&gateway, "/notes.txt", &fields).await.status, status, "{condition}");
+    }
+    let weak = format!("Range: bytes=8-\r\nIf-Range: W/{}\r\n", own[0]);
+    assert_eq!(get(&gateway, "/notes.txt", &weak).await.status, 200);
     let mut client = Peer::connect(gateway.address).await;
     client.write("HEAD /notes.txt HTTP/1.1\r\nHost: test\r\n\r\n").await;
     let head = client.head().await;

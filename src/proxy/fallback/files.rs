@@ -6,11 +6,12 @@
 
 mod beneath;
 
-use std::{io, path::Path};
+use std::{cell::Cell, io, path::Path, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
 use http_body_util::{Either, Full};
+use tokio::time::Instant;
 use tower_http::services::fs::{ServeDir, ServeFileSystemResponseBody};
 
 use crate::{
@@ -36,28 +37,56 @@ pub struct Asked<'a> {
 ///
 /// # Errors
 /// There is no root, or it cannot be read.
-pub async fn serve(root: Option<&Path>, files: &StaticFiles, asked: &Asked<'_>) -> Result<Response<Body>, Reason> {
+pub async fn serve(
+    root: Option<&Path>,
+    files: &StaticFiles,
+    asked: &Asked<'_>,
+    complaints: &Complaints,
+) -> Result<Response<Body>, Reason> {
     let Some(root) = root else {
-        tracing::debug!("a route serves files, and there is no --static-root");
+        complaints.say(|| tracing::warn!("a route serves files, and there is no --static-root: such requests are answered 500"));
         return Err(Reason::StaticUnavailable);
     };
+    let unreadable = |error: io::Error| {
+        complaints.say(|| tracing::warn!(root = %root.display(), %error, "a file cannot be read: the request is answered 500"));
+        Reason::StaticUnavailable
+    };
     let found = match file(files, asked) {
-        Some(file) => read(root, &file, asked).await?,
+        Some(file) => read(root, &file, asked).await.map_err(unreadable)?,
         None => None,
     };
     let found = match (found, &files.spa_fallback) {
-        (None, Some(fallback)) => read(root, &joined(&files.path, fallback), asked).await?,
+        (None, Some(fallback)) => read(root, &joined(&files.path, fallback), asked).await.map_err(unreadable)?,
         (found, _) => found,
     };
     let Some(response) = found else {
         return Ok(not_found());
     };
     let mut response = response.map(Either::Left);
-    if response.status() == StatusCode::TEMPORARY_REDIRECT {
-        slash_added(response.headers_mut(), asked);
+    match response.status() {
+        StatusCode::TEMPORARY_REDIRECT => slash_added(response.headers_mut(), asked),
+        // What the whole file would have (RFC 9110, section 15.4.5).
+        StatusCode::NOT_MODIFIED => {
+            let vary = HeaderValue::from_static("accept-encoding");
+            response.headers_mut().insert(header::VARY, vary);
+        }
+        _ => {}
     }
     name_charset(response.headers_mut());
     Ok(response)
+}
+
+/// Says what is wrong with the root, but not for each request.
+#[derive(Debug, Default)]
+pub struct Complaints(Cell<Option<Instant>>);
+
+impl Complaints {
+    fn say(&self, say: impl FnOnce()) {
+        if self.0.get().is_none_or(|last| last.elapsed() >= BETWEEN_COMPLAINTS) {
+            self.0.set(Some(Instant::now()));
+            say();
+        }
+    }
 }
 
 /// The file that is meant, from the root on; `None`: none can be.
@@ -88,24 +117,46 @@ fn joined(a: &str, b: &str) -> String {
 }
 
 /// What there is by a name; `None`: nothing.
-async fn read(root: &Path, file: &str, asked: &Asked<'_>) -> Result<Option<Response<ServeFileSystemResponseBody>>, Reason> {
+async fn read(root: &Path, file: &str, asked: &Asked<'_>) -> io::Result<Found> {
+    let mut headers = asked.parts.headers.clone();
+    if let Some(condition) = headers.remove(header::IF_RANGE)
+        && headers.contains_key(header::RANGE)
+        && !still_is(&condition, root, file, &headers).await?
+    {
+        headers.remove(header::RANGE);
+    }
+    ask(root, file, asked.parts.method.clone(), headers).await
+}
+
+/// Whether the file is the one of which a client has a part already (RFC 9110, section 13.1.5). ServeDir does not look at that.
+async fn still_is(condition: &HeaderValue, root: &Path, file: &str, headers: &HeaderMap) -> io::Result<bool> {
+    let mut alone = HeaderMap::new();
+    if let Some(encodings) = headers.get(header::ACCEPT_ENCODING) {
+        alone.insert(header::ACCEPT_ENCODING, encodings.clone());
+    }
+    let now = ask(root, file, Method::HEAD, alone).await?;
+    let is = |name: &header::HeaderName| now.as_ref().and_then(|now| now.headers().get(name)) == Some(condition);
+    Ok(is(&header::ETAG) || is(&header::LAST_MODIFIED))
+}
+
+type Found = Option<Response<ServeFileSystemResponseBody>>;
+
+async fn ask(root: &Path, file: &str, method: Method, headers: HeaderMap) -> io::Result<Found> {
     let mut request = Request::new(());
-    *request.method_mut() = asked.parts.method.clone();
-    *request.uri_mut() = Uri::try_from(file).map_err(|_| Reason::MalformedRequest)?;
-    *request.headers_mut() = asked.parts.headers.clone();
+    *request.method_mut() = method;
+    *request.uri_mut() = Uri::try_from(file).map_err(io::Error::other)?;
+    *request.headers_mut() = headers;
     let mut files = ServeDir::with_backend("", Beneath::new(root))
         .precompressed_br()
         .precompressed_zstd()
         .precompressed_gzip()
-        .ignore_multi_range_requests(true);
+        .ignore_multi_range_requests(true)
+        .with_buf_chunk_size(PIECE);
     match files.try_call(request).await {
         Ok(response) if response.status() == StatusCode::NOT_FOUND => Ok(None),
         Ok(response) => Ok(Some(response)),
         Err(error) if is_absent(&error) => Ok(None),
-        Err(error) => {
-            tracing::warn!(root = %root.display(), file, %error, "a file cannot be read");
-            Err(Reason::StaticUnavailable)
-        }
+        Err(error) => Err(error),
     }
 }
 
@@ -143,6 +194,11 @@ fn not_found() -> Response<Body> {
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }
+
+/// Bytes of a file that are read at once: what a client that stops reading can cost, a few times over.
+const PIECE: usize = 32 * 1024;
+
+const BETWEEN_COMPLAINTS: Duration = Duration::from_secs(60);
 
 /// The one name with a dot in front that is for everybody (RFC 8615).
 const WELL_KNOWN: &str = ".well-known";
