@@ -69,6 +69,13 @@ var operator = dashboard{
 				{`histogram_quantile(0.95, sum by (le) (rate(holdfast_connection_duration_seconds_bucket{SERIES,route=~"$route"}[$__rate_interval])))`, "p95"},
 			}},
 		}},
+		{"Limits", []panel{
+			{title: "Refused by limits", description: "dry_run: would have been.", kind: "timeseries", unit: "ops", width: 12, stacked: true, queries: []query{{`sum by (limit, mode) (rate(holdfast_limited_total{SERIES,route=~"$route"}[$__rate_interval]))`, "{{limit}} {{mode}}"}}},
+			{title: "Clients that limits count", kind: "timeseries", unit: "short", width: 12, queries: []query{
+				{`sum by (limit) (holdfast_limited_clients{SERIES})`, "{{limit}}"},
+				{`sum(rate(holdfast_limited_clients_evicted_total{SERIES}[$__rate_interval]))`, "forgotten too early, each second"},
+			}},
+		}},
 		{"Drains and reconnects", []panel{
 			{title: "Still to end", kind: "timeseries", unit: "short", width: 12, queries: []query{{`sum by (pod) (holdfast_drain_remaining{SERIES})`, "{{pod}}"}}},
 			{title: "Ended by drains, and new tunnels", description: "Who is ended by a drain comes back: the pace of the one is that of the other.", kind: "timeseries", unit: "ops", width: 12, queries: []query{
@@ -148,6 +155,7 @@ var route = dashboard{
 			}},
 		}},
 		{"Traffic", []panel{
+			{title: "Refused by limits", description: "dry_run: would have been.", kind: "timeseries", unit: "ops", width: 12, stacked: true, queries: []query{{`sum by (limit, mode) (rate(holdfast_limited_total{SERIES}[$__rate_interval]))`, "{{limit}} {{mode}}"}}},
 			{title: "Messages", kind: "timeseries", unit: "ops", width: 12, queries: []query{{`sum by (direction) (rate(holdfast_relayed_messages_total{SERIES}[$__rate_interval]))`, "{{direction}}"}}},
 			{title: "Bytes", kind: "timeseries", unit: "Bps", width: 12, queries: []query{{`sum by (direction) (rate(holdfast_relayed_bytes_total{SERIES}[$__rate_interval]))`, "{{direction}}"}}},
 			{title: "Plain requests", kind: "timeseries", unit: "reqps", width: 12, stacked: true, queries: []query{{`sum by (code) (rate(holdfast_fallback_requests_total{SERIES}[$__rate_interval]))`, "{{code}}"}}},
