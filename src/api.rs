@@ -5,6 +5,7 @@
 
 #![allow(clippy::duplicated_attributes, reason = "each printer column has a type of its own")]
 
+mod backend_tls;
 mod crd;
 mod duration;
 mod fallback;
@@ -21,6 +22,7 @@ use kube::{CustomResource, KubeSchema};
 use pattern::{HOSTNAME, SUBDOMAIN};
 use serde::{Deserialize, Serialize};
 
+pub use backend_tls::{BackendTls, BackendTlsMode, SecretRef};
 pub use crd::{crd, crd_yaml};
 pub use duration::{Duration, InvalidDuration};
 pub use fallback::{Fallback, FallbackType, Respond, StaticFiles};
@@ -103,6 +105,11 @@ pub struct WebSocketRouteSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub tls: Vec<RouteTls>,
+
+    /// Whether connections to the endpoints use TLS, and whom they trust. Default: what the appProtocol of each Service's
+    /// port says, with the system's authorities.
+    #[serde(rename = "backendTLS", skip_serializing_if = "Option::is_none")]
+    pub backend_tls: Option<BackendTls>,
 
     /// What to match and where it goes. Among the rules that match a handshake, whichever route they are in, one is
     /// chosen: Exact paths before RegularExpression before the longest PathPrefix, then more headers, more query

@@ -4,6 +4,8 @@
 //! [`build`] makes a table and verdicts of it; the table is published. A change of endpoints needs no new table: the index
 //! swaps the Service's set. It never serves a connection and never waits for one.
 
+mod authorities;
+mod backend_tls;
 mod build;
 mod certificates;
 mod cluster;

@@ -20,7 +20,7 @@ use holdfast::{
     api::WebSocketRouteSpec,
     cli::explain,
     control::{Built, Finding, Index, Reason, Settings, build, defaults::Defaults, manifests, object::Event, policy::Policies},
-    routing::{Backend, Handshake, Rule, forwarded::Forwarded},
+    routing::{Backend, BackendTls, Handshake, Rule, forwarded::Forwarded},
 };
 use http::HeaderMap;
 
@@ -276,5 +276,14 @@ fn backend(backend: &Backend) -> String {
             set.members().iter().map(member).collect::<Vec<_>>().join(", ")
         }
     };
-    format!("{}*{}[{endpoints}]", backend.service, backend.weight)
+    let tls = match &backend.tls {
+        BackendTls::Off => String::new(),
+        BackendTls::Unusable => " TLS unusable".to_owned(),
+        BackendTls::On(tls) => {
+            let shown = tls.trust().shown.as_ref();
+            let shown = shown.map_or_else(String::new, |shown| format!(" showing {}", shown.secret()));
+            format!(" TLS with {}{shown}", tls.name().to_str())
+        }
+    };
+    format!("{}*{}[{endpoints}]{tls}", backend.service, backend.weight)
 }

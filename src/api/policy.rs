@@ -230,7 +230,7 @@ pub enum HashSourceType {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Timeouts {
-    /// For the TCP connection to one endpoint; then the next is tried. More than 0s. Default: 2s.
+    /// For the connection to one endpoint, the TLS handshake included; then the next is tried. More than 0s. Default: 2s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect: Option<Duration>,
 

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
+    backend_tls::{self, RouteTls},
     compile::{CompiledRule, CompiledTls, Reference},
     index::{Entry, Index},
     object::{ObjectKind, Service},
@@ -12,6 +13,7 @@ use super::{
 use crate::routing::{
     Backend, BackendTls, Certificate, Certificates, EndpointCell, HostTls, ObjectName, Rule, RuleId, ServicePort, Table,
     balancer::Cursor,
+    endpoint_tls::Configs,
     table::{RouteSpec, RuleSpec, Shadowed},
 };
 
@@ -39,6 +41,7 @@ pub(super) fn build_over(index: &Index, before: &Rules) -> Built {
     let mut specs = Vec::new();
     let mut certificates = Certificates::new(default_certificate(index));
     let mut verdicts = Vec::new();
+    let mut configs = Configs::in_use(before.values().map(Arc::as_ref));
     let mut entries: Vec<&Entry> = index.entries().collect();
     entries.sort_by(|a, b| (a.route.created, &a.route.name).cmp(&(b.route.created, &b.route.name)));
     for entry in entries {
@@ -61,7 +64,7 @@ pub(super) fn build_over(index: &Index, before: &Rules) -> Built {
             unresolved: Vec::new(),
             shadowed: Vec::new(),
         };
-        let rules = rules(index, entry, before, &mut verdict.unresolved);
+        let rules = rules(index, entry, before, &mut configs, &mut verdict.unresolved);
         for tls in &compiled.tls {
             let of_host = host_tls(index, entry, tls, &mut verdict.unresolved);
             match tls.hosts.as_slice() {
@@ -150,14 +153,18 @@ fn refused(reason: Reason, fault: &Fault) -> Finding {
     }
 }
 
-fn rules(index: &Index, entry: &Entry, before: &Rules, unresolved: &mut Vec<Finding>) -> Vec<RuleSpec> {
+fn rules(index: &Index, entry: &Entry, before: &Rules, configs: &mut Configs, unresolved: &mut Vec<Finding>) -> Vec<RuleSpec> {
+    let tls = RouteTls::of(index, entry, unresolved);
     let compiled = &entry.compiled;
     let timeouts = compiled.policies.timeouts;
     let heartbeat = compiled.policies.heartbeat;
     let mut backends = |rule: &CompiledRule| {
         let references = rule.references.iter();
         references
-            .map(|reference| backend(index, entry, reference, unresolved))
+            .map(|reference| Backend {
+                tls: tls.towards(index, reference, configs, unresolved),
+                ..backend(index, entry, reference, unresolved)
+            })
             .collect()
     };
     let rule = |rule: &CompiledRule| {
@@ -227,7 +234,7 @@ fn host_tls(index: &Index, entry: &Entry, tls: &CompiledTls, unresolved: &mut Ve
 fn is_same(a: &Rule, b: &Rule) -> bool {
     let is_same_backend = |(a, b): (&Backend, &Backend)| {
         let cells = (a.endpoints.as_ref().map(Arc::as_ptr), b.endpoints.as_ref().map(Arc::as_ptr));
-        a.service == b.service && a.weight == b.weight && cells.0 == cells.1
+        a.service == b.service && a.weight == b.weight && cells.0 == cells.1 && a.tls == b.tls
     };
     a.backends.len() == b.backends.len()
         && a.backends.iter().zip(&b.backends).all(is_same_backend)
@@ -252,7 +259,7 @@ fn backend(index: &Index, entry: &Entry, reference: &Reference, unresolved: &mut
         },
         weight: reference.weight,
         endpoints,
-        tls: BackendTls::Off,
+        tls: BackendTls::default(),
     }
 }
 
@@ -322,10 +329,9 @@ fn port(service: &Service, reference: &Reference) -> Result<(), (Reason, String)
             format!("port {number} of Service {name} is {}, not TCP", port.protocol),
         ));
     }
-    match port.app_protocol.as_deref() {
-        Some(protocol) if !SPOKEN.iter().any(|spoken| spoken.eq_ignore_ascii_case(protocol)) => {
-            let message =
-                format!("port {number} of Service {name} speaks {protocol}; Holdfast speaks HTTP/1.1 and WebSocket without TLS");
+    match (backend_tls::speaks(port), port.app_protocol.as_deref()) {
+        (None, Some(protocol)) => {
+            let message = format!("port {number} of Service {name} speaks {protocol}; Holdfast speaks HTTP/1.1 and WebSocket");
             Err((Reason::UnsupportedProtocol, message))
         }
         _ => Ok(()),
@@ -357,6 +363,3 @@ fn report(index: &Index, shadowed: Vec<Shadowed>, verdicts: &mut [Verdict]) {
 
 /// No hostname has this spelling.
 const EVERY_HOST: &str = "";
-
-/// The `appProtocol`s of ports that speak HTTP/1.1 or WebSocket in clear.
-const SPOKEN: [&str; 7] = ["http", "http1", "http/1.1", "ws", "websocket", "kubernetes.io/ws", "tcp"];

@@ -1,12 +1,13 @@
-//! The certificates that routes name: read when their Secret comes or changes, and kept while a change for the worse is in it.
+//! The certificates and authorities that routes name: read when their Secret comes or changes, and kept while a change for the
+//! worse is in it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
-use super::object::Secret;
-use crate::routing::{Certificate, ObjectName};
+use super::{authorities::SecretAuthorities, object::Secret};
+use crate::routing::{Certificate, ObjectName, endpoint_tls::Authorities};
 
 /// Secrets, and the certificates of those that are wanted.
 #[derive(Debug, Default)]
@@ -16,6 +17,7 @@ pub(super) struct Certificates {
     /// Whether what nobody wants is forgotten.
     is_forgetful: bool,
     wanted: BTreeMap<ObjectName, Held>,
+    authorities: SecretAuthorities,
     /// Seconds since 1970, as far as it was told.
     now: i64,
 }
@@ -47,7 +49,7 @@ impl Certificates {
     pub(super) fn forget(&mut self) {
         self.is_forgetful = true;
         for (name, secret) in &mut self.secrets {
-            if !self.wanted.contains_key(name) {
+            if !self.wanted.contains_key(name) && !self.authorities.wants(name) {
                 *secret = None;
             }
         }
@@ -55,13 +57,15 @@ impl Certificates {
 
     /// Whether a Secret is wanted that was forgotten: it must be read anew.
     pub(super) fn lacks_any(&self) -> bool {
-        self.wanted.keys().any(|name| matches!(self.secrets.get(name), Some(None)))
+        let mut wanted = self.wanted.keys().chain(self.authorities.wanted());
+        wanted.any(|name| matches!(self.secrets.get(name), Some(None)))
     }
 
     /// Takes in a Secret. Returns whether anybody wants it.
     pub(super) fn apply(&mut self, secret: Secret) -> bool {
         let name = secret.name.clone();
-        let kept = (!self.is_forgetful || self.wanted.contains_key(&name)).then_some(secret);
+        let is_wanted = self.wanted.contains_key(&name) || self.authorities.wants(&name);
+        let kept = (!self.is_forgetful || is_wanted).then_some(secret);
         if self.secrets.get(&name) == Some(&kept) {
             return false;
         }
@@ -86,9 +90,27 @@ impl Certificates {
         }
     }
 
-    /// Forgets the certificates of all others.
-    pub(super) fn want_only(&mut self, names: &BTreeSet<&ObjectName>) {
-        self.wanted.retain(|name, _| names.contains(name));
+    /// Reads the authorities of a Secret from now on.
+    pub(super) fn want_authorities(&mut self, name: &ObjectName) {
+        if self.authorities.want(name) {
+            self.refresh(name);
+        }
+    }
+
+    /// Forgets the certificates and the authorities of all others.
+    pub(super) fn want_only(&mut self, certificates: &BTreeSet<&ObjectName>, authorities: &BTreeSet<&ObjectName>) {
+        self.wanted.retain(|name, _| certificates.contains(name));
+        self.authorities.want_only(authorities);
+    }
+
+    /// The authorities of a Secret that is wanted for them.
+    pub(super) fn authorities(&self, name: &ObjectName) -> Option<&Arc<Authorities>> {
+        self.authorities.get(name)
+    }
+
+    /// What is wrong with a Secret that is wanted for its authorities.
+    pub(super) fn authorities_fault(&self, name: &ObjectName) -> Option<String> {
+        self.authorities.fault(name).map(str::to_owned)
     }
 
     /// What a Secret that is wanted comes to.
@@ -110,7 +132,14 @@ impl Certificates {
             .or_else(|| Some(expired(name, expiry.filter(|expiry| *expiry <= self.now)?)))
     }
 
+    /// Looks at a Secret again. Returns whether anybody wants it.
     fn refresh(&mut self, name: &ObjectName) -> bool {
+        let secret = self.secrets.get(name).map(Option::as_ref);
+        let is_authority = self.authorities.refresh(name, secret);
+        self.refresh_certificate(name) || is_authority
+    }
+
+    fn refresh_certificate(&mut self, name: &ObjectName) -> bool {
         let Some(held) = self.wanted.get_mut(name) else {
             return false;
         };
@@ -176,6 +205,7 @@ mod tests {
             name: name("chat"),
             chain: certificate.pem().into_bytes().into(),
             key: key.serialize_pem().into_bytes().into(),
+            authorities: None,
         }
     }
 
@@ -231,7 +261,7 @@ mod tests {
         assert!(certificates.lacks_any() && expiry(&certificates).is_none());
         assert!(certificates.apply(secret(2100)));
         assert!(!certificates.lacks_any() && expiry(&certificates).is_some());
-        certificates.want_only(&BTreeSet::new());
+        certificates.want_only(&BTreeSet::new(), &BTreeSet::new());
         certificates.forget();
         assert_eq!(certificates.secrets[&name("chat")], None);
         assert!(!certificates.apply(secret(2100)), "nobody wants it");

@@ -1,5 +1,6 @@
 //! Compiles one WebSocketRoute, by itself: what its matches and policies mean, without looking at any other object.
 
+mod backend_tls;
 mod filter;
 mod limits;
 
@@ -28,6 +29,8 @@ use crate::{
     },
 };
 
+pub(crate) use backend_tls::{CompiledBackendTls, SecretReference};
+
 /// What a route's own fields mean.
 #[derive(Debug)]
 pub(crate) struct Compiled {
@@ -37,6 +40,7 @@ pub(crate) struct Compiled {
     pub(crate) incompatible: Vec<Fault>,
     pub(crate) hostnames: Vec<Box<str>>,
     pub(crate) tls: Vec<CompiledTls>,
+    pub(crate) backend_tls: CompiledBackendTls,
     pub(crate) rules: Vec<CompiledRule>,
     pub(crate) policies: Policies,
     pub(crate) limits: Option<Arc<Limits>>,
@@ -103,6 +107,7 @@ pub(crate) fn compile(name: &ObjectName, spec: &WebSocketRouteSpec, defaults: &D
         faults: faults.0,
         incompatible: incompatible.0,
         tls: certificates(name, spec, &root),
+        backend_tls: CompiledBackendTls::of(name, spec, &root),
         hostnames,
         rules,
         policies,

@@ -173,7 +173,12 @@ pub(super) fn secret(name: ObjectName, object: core::Secret) -> Result<Secret, V
     let mut data = secret_data(object);
     let mut take = |key: &str| data.remove(key).map(|ByteString(bytes)| bytes.into_boxed_slice());
     match (take(CHAIN), take(PRIVATE_KEY)) {
-        (Some(chain), Some(key)) => Ok(Secret { name, chain, key }),
+        (Some(chain), Some(key)) => Ok(Secret {
+            name,
+            chain,
+            key,
+            authorities: take(AUTHORITIES),
+        }),
         (chain, _) => {
             let missing = if chain.is_none() { CHAIN } else { PRIVATE_KEY };
             let message = format!("{missing} is required for type {TLS_SECRET}");
@@ -254,6 +259,7 @@ static SCHEMA: LazyLock<Result<Schema, String>> = LazyLock::new(|| {
 pub(super) const TLS_SECRET: &str = "kubernetes.io/tls";
 const CHAIN: &str = "tls.crt";
 const PRIVATE_KEY: &str = "tls.key";
+const AUTHORITIES: &str = "ca.crt";
 
 /// The label that names the Service of an EndpointSlice.
 pub(super) const SERVICE_LABEL: &str = "kubernetes.io/service-name";

@@ -134,6 +134,7 @@ impl Defaults {
             class_name: _,
             hostnames: _,
             tls: _,
+            backend_tls: _,
             rules: _,
             session_persistence,
             load_balancing,

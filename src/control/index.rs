@@ -6,17 +6,20 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
 };
 
 use super::{
+    authorities,
     certificates::Certificates,
     compile::{Compiled, compile},
     defaults::Defaults,
     endpoints::{self, Member},
     object::{EndpointSlice, Event, Key, Object, ObjectKind, ReferenceGrant, Route, Service, Tickets},
 };
-use crate::routing::{Endpoint, EndpointCell, EndpointKey, EndpointSet, ObjectName, ServicePort, TicketKeys};
+use crate::routing::{
+    Endpoint, EndpointCell, EndpointKey, EndpointSet, ObjectName, ServicePort, TicketKeys, endpoint_tls::Authorities,
+};
 
 /// How objects are looked at.
 #[derive(Clone, Debug)]
@@ -47,6 +50,8 @@ pub struct Index {
     certificates: Certificates,
     /// The last good ones.
     ticket_keys: Option<Arc<TicketKeys>>,
+    /// Read when a route needs them.
+    system_authorities: OnceLock<Option<Arc<Authorities>>>,
     addresses: HashMap<Arc<str>, Vec<IpAddr>>,
     /// By Service and port, for each one that a route refers to, whether it exists or not.
     cells: HashMap<ObjectName, BTreeMap<u16, Arc<EndpointCell>>>,
@@ -87,6 +92,7 @@ impl Index {
             grants: BTreeMap::new(),
             certificates,
             ticket_keys: None,
+            system_authorities: OnceLock::new(),
             addresses: HashMap::new(),
             cells: HashMap::new(),
             endpoints: HashMap::new(),
@@ -151,8 +157,13 @@ impl Index {
             .values()
             .flat_map(|entry| &entry.compiled.tls)
             .map(|tls| &tls.secret);
-        self.certificates
-            .want_only(&named.chain(&self.settings.default_certificate).collect());
+        let towards = || self.routes.values().map(|entry| &entry.compiled.backend_tls);
+        let shown = towards().filter_map(|tls| Some(&tls.shown.as_ref()?.secret));
+        let authorities = towards().filter_map(|tls| Some(&tls.authorities.as_ref()?.secret));
+        self.certificates.want_only(
+            &named.chain(shown).chain(&self.settings.default_certificate).collect(),
+            &authorities.collect(),
+        );
         let mut wanted: HashMap<&ObjectName, BTreeSet<u16>> = HashMap::new();
         for entry in self.routes.values() {
             for reference in entry.compiled.rules.iter().flat_map(|rule| &rule.references) {
@@ -212,6 +223,11 @@ impl Index {
         &self.certificates
     }
 
+    /// The certificate authorities that the system trusts. `None`: it has none.
+    pub(super) fn system_authorities(&self) -> Option<Arc<Authorities>> {
+        self.system_authorities.get_or_init(authorities::of_system).clone()
+    }
+
     /// Whether some grant lets routes of `from` refer to a Service or a Secret.
     pub(super) fn is_granted(&self, from: &str, kind: ObjectKind, to: &ObjectName) -> bool {
         let there = self.grants.values().filter(|grant| grant.name.namespace == to.namespace);
@@ -260,6 +276,12 @@ impl Index {
             self.refresh(service);
         }
         compiled.tls.iter().for_each(|tls| self.certificates.want(&tls.secret));
+        if let Some(shown) = &compiled.backend_tls.shown {
+            self.certificates.want(&shown.secret);
+        }
+        if let Some(authorities) = &compiled.backend_tls.authorities {
+            self.certificates.want_authorities(&authorities.secret);
+        }
         self.routes.insert(route.name.clone(), Entry { route, compiled });
         Change::Table
     }

@@ -140,6 +140,8 @@ pub struct Secret {
     pub chain: Box<[u8]>,
     /// The key in PEM form.
     pub key: Box<[u8]>,
+    /// Who may vouch for others, in PEM form.
+    pub authorities: Option<Box<[u8]>>,
 }
 
 /// A Secret of type holdfast.dev/tickets.

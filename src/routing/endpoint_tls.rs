@@ -19,7 +19,7 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
-use super::certificate::Certificate;
+use super::{certificate::Certificate, route::Rule};
 
 /// Whether connections to the endpoints of a backendRef are secure.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -137,8 +137,18 @@ impl Authorities {
 pub struct Configs(HashMap<(usize, usize), (Trust, Arc<ClientConfig>)>);
 
 impl Configs {
-    /// Takes over a configuration that is in use.
-    pub fn keep(&mut self, tls: &EndpointTls) {
+    /// Those of rules, to be used on.
+    pub fn in_use<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> Self {
+        let mut configs = Self::default();
+        for backend in rules.into_iter().flat_map(|rule| &rule.backends) {
+            if let BackendTls::On(tls) = &backend.tls {
+                configs.keep(tls);
+            }
+        }
+        configs
+    }
+
+    fn keep(&mut self, tls: &EndpointTls) {
         let kept = || (tls.trust.clone(), Arc::clone(&tls.config));
         self.0.entry(tls.trust.key()).or_insert_with(kept);
     }

@@ -2,11 +2,11 @@
 //! gets nothing.
 
 use std::{
-    io,
+    fs, io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use holdfast::routing::{
@@ -28,9 +28,10 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
+    process::Holdfast,
     support::{
-        Answer, BINARY, CLOSE, Gateway, PING, PONG, Peer, RuleBuilder, Server, TEXT, ask, frame, handshake, handshake_with,
-        heartbeat, name, switching,
+        Answer, BINARY, CLOSE, Gateway, PATIENCE, PING, PONG, Peer, RuleBuilder, Server, TEXT, ask, frame, handshake,
+        handshake_with, heartbeat, name, switching,
     },
     tls::write_in_pieces,
     tls_client::{connect, head, host_tls, made, read, rest},
@@ -688,4 +689,145 @@ async fn the_next_connection_resumes_the_session_of_the_last() {
         }
         assert_eq!(kinds[1], rustls::HandshakeKind::Resumed, "{version:?}: {kinds:?}");
     }
+}
+
+/// A folder of manifests whose route goes to one endpoint.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new(test: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("holdfast-backend-tls-{test}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        fs::write(self.0.join("new"), text).unwrap();
+        fs::rename(self.0.join("new"), self.0.join(file)).unwrap();
+    }
+
+    fn write_route(&self, endpoint: &Server, backend_tls: &str, app_protocol: &str) {
+        let manifests = format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: WebSocketRoute\nmetadata: {{name: a}}\n\
+             spec: {{backendTLS: {backend_tls}, rules: [{{backendRefs: [{{name: endpoint, port: 443}}]}}]}}\n---\n\
+             apiVersion: v1\nkind: Service\nmetadata: {{name: endpoint}}\n\
+             spec: {{ports: [{{port: 443, appProtocol: {app_protocol}}}]}}\n---\n\
+             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: a, labels: {{kubernetes.io/service-name: endpoint}}}}\n\
+             addressType: IPv4\nports: [{{port: {}}}]\nendpoints: [{{addresses: [127.0.0.1]}}]\n",
+            endpoint.address.port()
+        );
+        self.write("route.yaml", &manifests);
+    }
+
+    fn write_secret(&self, name: &str, chain: &str, key: &str, authorities: &str) {
+        let secret = serde_json::json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": "kubernetes.io/tls",
+            "stringData": {"tls.crt": chain, "tls.key": key, "ca.crt": authorities},
+        });
+        self.write(&format!("{name}.yaml"), &secret.to_string());
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn a_folder_s_service_says_by_its_app_protocol_that_its_endpoints_use_tls() {
+    let (authority, server) = (Authority::new("ca"), Server::start().await);
+    let config = Arc::new(authority.issue("endpoint.default.svc").config(&[&TLS13]));
+    let folder = Folder::new("app-protocol");
+    folder.write_route(&server, "{caRef: {name: ca}}", "kubernetes.io/wss");
+    folder.write_secret("ca", "", "", &authority.pem());
+    let mut holdfast = Holdfast::start_folder(&folder.0, &[]).await;
+    let mut client = Peer::connect(holdfast.http).await;
+    client.write(handshake("/", "")).await;
+    let (mut endpoint, _) = accept(&server, &config).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+    client.send(TEXT, "secure").await;
+    assert_eq!(masked(&mut endpoint).await, (TEXT, b"secure".to_vec()));
+
+    // Somebody else at the same address: the log says what is wrong.
+    let strange = Arc::new(Authority::new("other").issue("endpoint.default.svc").config(&[&TLS13]));
+    let refused = async || {
+        let (answer, endpoint) = tokio::join!(ask(holdfast.http, handshake("/", "")), secure(&server, &strange));
+        assert!(endpoint.is_err());
+        assert_eq!((answer.status, answer.reason()), (502, Some("endpoint_certificate")));
+    };
+    refused().await;
+    let line = holdfast
+        .line_with("no TLS with an endpoint: invalid peer certificate: ")
+        .await;
+    assert!(
+        line.contains("endpoint.default.svc") && line.contains("default/endpoint:443"),
+        "{line}"
+    );
+
+    // Plain again, by the Service; the tunnel stays as it is.
+    folder.write_route(&server, "{caRef: {name: ca}}", "kubernetes.io/ws");
+    holdfast.line_with("routes published").await;
+    let (_plain, request) = {
+        let mut other = Peer::connect(holdfast.http).await;
+        other.write(handshake("/", "")).await;
+        server.accept().await
+    };
+    assert!(request.starts_with("GET / "), "{request}");
+    client.send(TEXT, "still secure").await;
+    assert_eq!(masked(&mut endpoint).await, (TEXT, b"still secure".to_vec()));
+}
+
+#[tokio::test]
+async fn a_renewed_secret_of_a_folder_is_used_at_once_and_a_broken_one_is_not() {
+    let (authority, clients, server) = (Authority::new("ca"), Authority::new("clients"), Server::start().await);
+    let config = Arc::new(authority.issue("endpoint.test").config_asking(&[&TLS13], Some(&clients)));
+    let folder = Folder::new("renewed");
+    folder.write_route(
+        &server,
+        "{mode: Mutual, caRef: {name: ca}, hostname: endpoint.test, clientCertificateRef: {name: ours}}",
+        "tcp",
+    );
+    let (first, second) = (clients.issue("holdfast.test"), clients.issue("holdfast.test"));
+    folder.write_secret("ca", "", "", &authority.pem());
+    folder.write_secret("ours", &first.chain, &first.key, "");
+    let mut holdfast = Holdfast::start_folder(&folder.0, &[]).await;
+    let http = holdfast.http;
+    let open = async || {
+        let mut client = Peer::connect(http).await;
+        client.write(handshake("/", "")).await;
+        let (endpoint, _) = accept(&server, &config).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+        let shown = endpoint.get_ref().1.peer_certificates().unwrap()[0].clone();
+        (client, endpoint, shown)
+    };
+    let (mut client, mut endpoint, shown) = open().await;
+    assert_eq!(&shown, first.der.der());
+
+    folder.write_secret("ours", &second.chain, &first.key, "");
+    holdfast
+        .line_with("is not the key of the certificate in tls.crt; the last good one stays")
+        .await;
+    folder.write_secret("ca", "", "", "nothing");
+    holdfast
+        .line_with("ca.crt has no certificate in PEM form; the last good ones stay")
+        .await;
+    assert_eq!(&open().await.2, first.der.der());
+
+    folder.write_secret("ours", &second.chain, &second.key, "");
+    let written = Instant::now();
+    while &open().await.2 != second.der.der() {
+        assert!(written.elapsed() < PATIENCE, "the renewed certificate is not shown");
+    }
+    client.send(TEXT, "still here").await;
+    assert_eq!(masked(&mut endpoint).await, (TEXT, b"still here".to_vec()));
+
+    fs::remove_file(folder.0.join("ca.yaml")).unwrap();
+    holdfast.line_with("there is no Secret default/ca").await;
+    let dialled = server.dialled();
+    let answer = ask(holdfast.http, handshake("/", "")).await;
+    assert_eq!((answer.status, answer.reason()), (502, Some("endpoint_tls_unusable")));
+    assert_eq!(server.dialled(), dialled);
 }

@@ -15,7 +15,7 @@ use crate::control::{Condition, Fault, Finding, Verdict};
 use crate::routing::fallback::Fallback;
 use crate::routing::filter::HeaderEdits;
 use crate::routing::route::PersistBy;
-use crate::routing::{ObjectName, Rule};
+use crate::routing::{BackendTls, ObjectName, Rule};
 
 /// The whole answer.
 #[derive(Debug)]
@@ -242,7 +242,12 @@ fn describe(rule: &Rule) -> String {
                 format!("{} of {} ready", set.usable().len(), counted(set.members().len(), "endpoint"))
             },
         );
-        format!("{} weight {} ({endpoints})", backend.service, backend.weight)
+        let tls = match &backend.tls {
+            BackendTls::Off => String::new(),
+            BackendTls::On(tls) => format!(", TLS with {}", tls.name().to_str()),
+            BackendTls::Unusable => ", TLS that cannot be used".to_owned(),
+        };
+        format!("{} weight {} ({endpoints}{tls})", backend.service, backend.weight)
     });
     let backends = backends.collect::<Vec<_>>().join(", ");
     format!("rule {:?} -> {backends}{}", &*rule.id.rule, besides(rule))
@@ -300,7 +305,25 @@ fn values(spec: &WebSocketRouteSpec, rules: &[&Rule], defaults: &Defaults) -> Ve
         },
         origin: origin("sessionPersistence", spec.session_persistence.is_some()),
     });
+    values.extend(backend_tls(spec, rules));
     values
+}
+
+/// Whether connections to endpoints use TLS, where anybody says something of it.
+fn backend_tls(spec: &WebSocketRouteSpec, rules: &[&Rule]) -> Option<Effective> {
+    let said = spec.backend_tls.as_ref().and_then(|tls| tls.mode);
+    let backends = rules.iter().flat_map(|rule| &rule.backends);
+    let by_service = backends.into_iter().any(|backend| backend.tls != BackendTls::Off);
+    let (value, origin) = match said {
+        Some(mode) => (format!("{mode:?}"), Origin::Route),
+        None if by_service => ("by appProtocol".to_owned(), Origin::BuiltIn),
+        None => return None,
+    };
+    Some(Effective {
+        name: "backendTLS.mode".to_owned(),
+        value,
+        origin,
+    })
 }
 
 fn persisted(by: &PersistBy) -> String {

@@ -246,7 +246,8 @@ pub(super) const ENTRIES: &[Entry] = &[
         word: "dial_timeout",
         kind: Kind::Reason,
         brief: "No candidate answered the connection within timeouts.connect.",
-        how: "Packets to the endpoints vanish: a dead node, a NetworkPolicy that drops, or an accept queue that is full.",
+        how: "Packets to the endpoints vanish: a dead node, a NetworkPolicy that drops, or an accept queue that is full. Where \
+              connections use TLS, its handshake counts too.",
         seen: "A connection attempt at most.",
         fix: "Check the nodes and the policies between Holdfast and the endpoints; raise timeouts.connect only for far ones.",
     },
@@ -547,17 +548,20 @@ pub(super) const ENTRIES: &[Entry] = &[
     Entry {
         word: "InvalidCertificateRef",
         kind: Kind::ConditionReason("ResolvedRefs"),
-        brief: "A Secret of spec.tls is not there, or its certificate cannot be used or has expired.",
-        how: "tls.crt and tls.key must be there in PEM form and belong together.",
-        seen: "ResolvedRefs=False; the last good certificate stays in effect. Without one, the hosts are not served, with TLS or \
-               without: TLS handshakes fail, plain requests get 421.",
+        brief: "A Secret of spec.tls or spec.backendTLS is not there, or what is in it cannot be used or has expired.",
+        how: "tls.crt and tls.key must be there in PEM form and belong together; ca.crt, for caRef, must have certificates in PEM \
+              form. The Secret's type must be kubernetes.io/tls.",
+        seen: "ResolvedRefs=False; the last good certificate stays in effect. Without one, hosts of spec.tls are not served, with \
+               TLS or without: TLS handshakes fail, plain requests get 421. Without what backendTLS names, handshakes get 502 \
+               endpoint_tls_unusable.",
         fix: "The message says what is wrong with which Secret. With cert-manager, look at the Certificate that fills it.",
     },
     Entry {
         word: "UnsupportedProtocol",
         kind: Kind::ConditionReason("ResolvedRefs"),
         brief: "The Service's port speaks something that Holdfast does not.",
-        how: "The port is not TCP, or its appProtocol names a protocol other than plain HTTP/1.1 or WebSocket.",
+        how: "The port is not TCP, or its appProtocol names a protocol other than HTTP/1.1 or WebSocket, with TLS or without: \
+              http, ws, kubernetes.io/ws, https, wss, kubernetes.io/wss.",
         seen: "ResolvedRefs=False; that share of the rule's handshakes gets 500 unresolved_backend.",
         fix: "Refer to the port that speaks HTTP/1.1, or correct its appProtocol.",
     },

@@ -13,7 +13,7 @@ use crate::routing::fallback::Fallback;
 use crate::routing::filter::Asked;
 use crate::routing::route::PersistBy;
 use crate::routing::table::{Explanation, HostEntry, Match};
-use crate::routing::{Backend, Endpoint, Rule};
+use crate::routing::{Backend, BackendTls, Endpoint, Rule};
 
 use super::Request;
 
@@ -58,6 +58,9 @@ pub(super) struct Answer {
     #[serde(rename = "not_candidates")]
     pub(super) others: Vec<Candidate>,
     pub(super) policy: Vec<Policy>,
+    /// Whether the rule's route says that endpoints are connected to by TLS.
+    #[serde(skip)]
+    says_tls: bool,
     #[serde(skip)]
     pub(super) problems: usize,
 }
@@ -133,6 +136,10 @@ impl Answer {
         let rule = found.rule;
         answer.rule = Some(RuleName::of(rule));
         answer.policy = policies(offline, rule);
+        answer.says_tls = offline
+            .index
+            .routes()
+            .any(|route| route.name == rule.id.route && route.spec.backend_tls.as_ref().is_some_and(|tls| tls.mode.is_some()));
         if !request.is_handshake && answer.respond(rule, request, found.matched_path) {
             return answer;
         }
@@ -187,6 +194,7 @@ impl Answer {
             candidates: Vec::new(),
             others: Vec::new(),
             policy: Vec::new(),
+            says_tls: false,
             problems: 0,
         }
     }
@@ -276,6 +284,19 @@ impl Answer {
         }
         for backend in &rule.backends {
             self.lost(backend, &chosen);
+        }
+        let Some(first) = chosen.first() else { return };
+        match rule.tls(first) {
+            BackendTls::Off => {}
+            BackendTls::On(tls) => self.policy.push(Policy {
+                name: "backendTLS".to_owned(),
+                value: tls.name().to_str().into_owned(),
+                origin: if self.says_tls { "route" } else { "appProtocol" }.to_owned(),
+            }),
+            BackendTls::Unusable => self.refuse(
+                Reason::EndpointTlsUnusable,
+                "what TLS with its endpoints needs is missing; see holdfast check",
+            ),
         }
     }
 
