@@ -99,6 +99,8 @@ fn only_what_absence_cannot_mean_has_a_default() {
     );
     defaults.sort();
     let expected = [
+        r#".spec.backendTLS.caRef.kind = "Secret""#,
+        r#".spec.backendTLS.clientCertificateRef.kind = "Secret""#,
         r#".spec.rules[].backendRefs[].group = """#,
         r#".spec.rules[].backendRefs[].kind = "Service""#,
         r#".spec.rules[].backendRefs[].weight = 1"#,
