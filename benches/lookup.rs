@@ -23,6 +23,7 @@ use holdfast::routing::{
     balancer::{self, Client, Cursor},
     endpoint::State,
     forwarded::Forwarded,
+    health::Moment,
     persistence,
     route::{
         Balancing, Cookie, Fallback, HashSource, Heartbeat, Heartbeats, OnUnavailable, PersistBy, Persistence, SameSite, Timeouts,
@@ -147,6 +148,8 @@ fn pick(name: &str, count: usize, rule: &Rule, headers: &HeaderMap) {
             query: None,
             headers,
             now: 0,
+            moment: Moment::default(),
+            tries: true,
         };
         assert!(
             black_box(balancer::pick(rule, &client)).is_ok(),
@@ -179,6 +182,8 @@ fn pick_by_cookie(count: usize) {
         query: None,
         headers: &HeaderMap::new(),
         now: 0,
+        moment: Moment::default(),
+        tries: true,
     };
     let set = rule
         .backends
@@ -252,6 +257,8 @@ fn rule(name: &str, balancing: Balancing, persistence: Option<Persistence>, back
             endpoint: off,
         },
         limits: None,
+        retry: None,
+        health: None,
         cursor: Cursor::default(),
     }
 }

@@ -11,9 +11,11 @@ mod duration;
 mod fallback;
 mod filter;
 mod forwarded;
+mod health;
 mod limits;
 mod pattern;
 mod policy;
+mod retry;
 mod rule;
 mod status;
 mod tls;
@@ -31,12 +33,14 @@ pub use filter::{
     RouteFilter, UrlRewrite, is_of_the_handshake,
 };
 pub use forwarded::{Forwarded, ForwardedMode};
+pub use health::{Health, PassiveHealth};
 pub use limits::{ClientConnections, HandshakeRate, LimitKey, LimitKeySource, Limits};
 pub use pattern::pattern_in_words;
 pub use policy::{
     Algorithm, ClientIp, Cookie, HashSource, HashSourceType, Heartbeat, Heartbeats, LoadBalancing, OnUnavailable,
     PersistenceType, SameSite, SessionHeader, SessionPersistence, Timeouts,
 };
+pub use retry::Retry;
 pub use rule::{BackendRef, HeaderMatch, PathMatch, PathMatchType, QueryParamMatch, RouteMatch, RouteRule, ValueMatchType};
 pub use status::{Condition, ConditionStatus, WebSocketRouteStatus};
 pub use tls::RouteTls;
@@ -148,4 +152,14 @@ pub struct WebSocketRouteSpec {
     /// How many connections and handshakes the route admits, in all and of each client. Default: no limits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+
+    /// What happens when an endpoint answers a handshake with a refusal, wrongly, or not at all. An endpoint that cannot be
+    /// connected to is followed by the next in any case. What the last endpoint answers is what the client reads. Requests
+    /// that are no handshakes are not sent again. Default: the client reads the refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+
+    /// Which endpoints are left out for a time, besides those that Kubernetes says are not ready. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
 }

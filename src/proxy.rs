@@ -15,6 +15,7 @@ mod filter;
 mod frame;
 mod head;
 mod headers;
+mod health;
 mod limits;
 mod listener;
 pub mod metrics;
@@ -52,7 +53,7 @@ use tokio::{
 
 use crate::{
     drain::{self, Blocker},
-    routing::{Published, Tickets},
+    routing::{Published, Tickets, health::Moment},
 };
 use admission::Admitted;
 use metrics::Metrics;
@@ -97,6 +98,13 @@ pub struct Shared {
     tls: Option<tls::Config>,
     admission: admission::Admission,
     untrusted: untrusted::Untrusted,
+}
+
+impl Shared {
+    /// Now, on the clock of passive health.
+    pub fn moment(&self) -> Moment {
+        Moment::after(self.beats.started.elapsed())
+    }
 }
 
 /// When each worker last showed that its loop turns.

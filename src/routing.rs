@@ -14,11 +14,13 @@ pub mod filter;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod forwarded;
+pub mod health;
 pub mod limits;
 pub mod matching;
 pub mod persistence;
 mod query;
 mod rendezvous;
+pub mod retry;
 pub mod route;
 pub mod table;
 pub mod target;

@@ -246,6 +246,8 @@ fn rule_named(id: RuleId) -> Rule {
             endpoint: off,
         },
         limits: None,
+        retry: None,
+        health: None,
         cursor: Cursor::default(),
     }
 }

@@ -16,8 +16,8 @@ use http::{HeaderName, HeaderValue, Uri};
 use crate::cli::offline::{Offline, View};
 use crate::cli::output::{ColorChoice, Format, Screen, document, print};
 use crate::cli::{Failure, NO, block_on};
-use crate::routing::balancer::Client;
 use crate::routing::{Handshake, target};
+use crate::routing::{balancer::Client, health::Moment};
 
 use answer::Answer;
 
@@ -125,6 +125,9 @@ impl Request {
             query: self.query.as_deref(),
             headers: &self.headers,
             now: self.now,
+            // Files know no health.
+            moment: Moment::default(),
+            tries: false,
         }
     }
 }

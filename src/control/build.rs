@@ -179,6 +179,8 @@ fn rules(index: &Index, entry: &Entry, before: &Rules, configs: &mut Configs, un
             timeouts,
             heartbeat,
             limits: compiled.limits.clone(),
+            retry: compiled.retry.clone(),
+            health: compiled.health.clone(),
             cursor: Cursor::default(),
         };
         let old = before.get(&new.id).filter(|old| is_same(old, &new));
@@ -241,6 +243,7 @@ fn is_same(a: &Rule, b: &Rule) -> bool {
         && (&a.fallback, &a.filters, a.forwarded) == (&b.fallback, &b.filters, b.forwarded)
         && (&a.persistence, &a.balancing) == (&b.persistence, &b.balancing)
         && (a.timeouts, a.heartbeat, &a.limits) == (b.timeouts, b.heartbeat, &b.limits)
+        && (&a.retry, &a.health) == (&b.retry, &b.health)
 }
 
 fn backend(index: &Index, entry: &Entry, reference: &Reference, unresolved: &mut Vec<Finding>) -> Backend {

@@ -11,7 +11,7 @@ use http::HeaderName;
 use super::{
     defaults::Defaults,
     path::{Fault, FieldPath},
-    policy::{BALANCING, MIN_HEARTBEAT, ON_UNAVAILABLE, PREFIX_LENGTHS, Policies},
+    policy::{self, BALANCING, MIN_HEARTBEAT, ON_UNAVAILABLE, PREFIX_LENGTHS, Policies},
 };
 use crate::{
     api::{
@@ -22,8 +22,10 @@ use crate::{
     routing::{
         ObjectName, RuleId,
         filter::Filters,
+        health::Passive,
         limits::Limits,
         persistence::default_cookie_name,
+        retry::Retry,
         route::{Balancing, Cookie, Fallback, HashSource, OnUnavailable, PersistBy, Persistence, SameSite},
         table::{Match, PathMatch, ValueMatch, ValuePattern},
     },
@@ -44,6 +46,8 @@ pub(crate) struct Compiled {
     pub(crate) rules: Vec<CompiledRule>,
     pub(crate) policies: Policies,
     pub(crate) limits: Option<Arc<Limits>>,
+    pub(crate) retry: Option<Arc<Retry>>,
+    pub(crate) health: Option<Arc<Passive>>,
 }
 
 /// A certificate that a route names.
@@ -103,6 +107,7 @@ pub(crate) fn compile(name: &ObjectName, spec: &WebSocketRouteSpec, defaults: &D
         });
     }
     let hostnames = spec.hostnames.iter().map(|hostname| hostname.as_str().into()).collect();
+    let health = passive_health(spec, &root, &mut faults);
     Compiled {
         faults: faults.0,
         incompatible: incompatible.0,
@@ -112,6 +117,8 @@ pub(crate) fn compile(name: &ObjectName, spec: &WebSocketRouteSpec, defaults: &D
         rules,
         policies,
         limits: limits::limits(spec.limits.as_ref()),
+        retry: policy::health::retry(spec).map(Arc::new),
+        health,
     }
 }
 
@@ -313,4 +320,14 @@ fn policies(spec: &WebSocketRouteSpec, root: &FieldPath, faults: &mut Faults) ->
         }
     }
     policies
+}
+
+fn passive_health(spec: &WebSocketRouteSpec, root: &FieldPath, faults: &mut Faults) -> Option<Arc<Passive>> {
+    let passive = policy::health::passive(spec)?;
+    let (base, max) = (passive.base_ejection_time, passive.max_ejection_time);
+    if max < base {
+        let at = root.field("health").field("passive").field("maxEjectionTime");
+        faults.add(at, format!("{max:?} is less than baseEjectionTime, {base:?}"));
+    }
+    Some(Arc::new(passive))
 }

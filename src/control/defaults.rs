@@ -142,6 +142,8 @@ impl Defaults {
             heartbeat,
             limits,
             forwarded,
+            retry,
+            health,
         } = &**defaults;
         Cow::Owned(WebSocketRouteSpec {
             session_persistence: merged("sessionPersistence", &spec.session_persistence, session_persistence),
@@ -150,6 +152,8 @@ impl Defaults {
             heartbeat: merged("heartbeat", &spec.heartbeat, heartbeat),
             limits: merged("limits", &spec.limits, limits),
             forwarded: merged("forwarded", &spec.forwarded, forwarded),
+            retry: merged("retry", &spec.retry, retry),
+            health: merged("health", &spec.health, health),
             ..spec.clone()
         })
     }
@@ -265,13 +269,15 @@ impl fmt::Display for Defaults {
 
 /// What the file may say, and how many levels down its fields and a route's complete each other. 0: a policy whose parts
 /// belong together is taken whole from the one or the other.
-const POLICIES: [(&str, usize); 6] = [
+const POLICIES: [(&str, usize); 8] = [
     ("sessionPersistence", 0),
     ("loadBalancing", 0),
     ("timeouts", 1),
     ("heartbeat", 2),
     ("limits", 1),
     ("forwarded", 1),
+    ("retry", 1),
+    ("health", 2),
 ];
 /// Policies that are told by rule.
 const OF_RULES: [&str; 2] = ["sessionPersistence", "loadBalancing"];

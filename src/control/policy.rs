@@ -2,6 +2,8 @@
 //!
 //! [`Defaults`] puts the process's where the route says nothing; [`Policies`] puts the built-in ones where neither does.
 
+pub(in crate::control) mod health;
+
 use std::{fmt, time::Duration};
 
 use crate::{
@@ -140,6 +142,7 @@ pub fn effective(spec: &WebSocketRouteSpec, defaults: &Defaults) -> Vec<Effectiv
         .into_iter()
         .chain(missed)
         .chain(forwarded)
+        .chain(health::listed(&defaults.complete(spec)))
         .map(|(name, value)| Effective {
             origin: given
                 .iter()

@@ -20,7 +20,7 @@ use super::{
     slot::Peer,
     tls,
 };
-use crate::routing::{Endpoint, EndpointKey, RuleId, limits::RouteOpen};
+use crate::routing::{Endpoint, EndpointKey, RuleId, health::Failure, limits::RouteOpen};
 
 mod collect;
 pub mod names;
@@ -53,6 +53,7 @@ pub struct SharedMetrics {
     /// Connections from private addresses that are no trusted proxy and yet speak for somebody else.
     pub untrusted_forwarders: AtomicU64,
     tls_handshakes: [AtomicU64; tls::Handshake::ALL.len()],
+    ejections: [AtomicU64; Failure::ALL.len()],
     /// Accepted sockets that were given up before a request, because no file descriptor or memory was left.
     pub accept_errors: AtomicU64,
 }
@@ -71,6 +72,7 @@ pub struct RuleMetrics {
     pub active: AtomicU64,
     handshakes: Mutex<BTreeMap<(u16, &'static str), u64>>,
     handshake_duration: Histogram,
+    retries: Mutex<BTreeMap<&'static str, u64>>,
     ends: [[AtomicU64; Cause::ALL.len()]; 3],
     connection_duration: Histogram,
     relayed: Box<[Padded<Relayed>]>,
@@ -234,6 +236,7 @@ impl Default for SharedMetrics {
             heartbeat_rtt: [Histogram::new(RTT_BOUNDS), Histogram::new(RTT_BOUNDS)],
             untrusted_forwarders: AtomicU64::new(0),
             tls_handshakes: Default::default(),
+            ejections: Default::default(),
             accept_errors: AtomicU64::new(0),
         }
     }
@@ -246,6 +249,11 @@ impl SharedMetrics {
 
     pub fn heartbeat_answered(&self, leg: Peer, round_trip: Duration) {
         self.heartbeat_rtt[leg as usize].observe(round_trip);
+    }
+
+    /// Counts an ejection by passive health.
+    pub fn ejected(&self, reason: Failure) {
+        self.ejections[reason as usize].fetch_add(1, Relaxed);
     }
 
     pub fn tls_handshake(&self, outcome: tls::Handshake) {
@@ -271,6 +279,7 @@ impl RuleMetrics {
             active: AtomicU64::new(0),
             handshakes: Mutex::default(),
             handshake_duration: Histogram::new(HANDSHAKE_BOUNDS),
+            retries: Mutex::default(),
             ends: Default::default(),
             connection_duration: Histogram::new(CONNECTION_BOUNDS),
             relayed: (0..workers).map(|_| Padded::default()).collect(),
@@ -289,6 +298,11 @@ impl RuleMetrics {
     /// Counts the answer to a handshake. `reason`: our own word, or `endpoint` where the answer is the endpoint's.
     pub fn handshake(&self, code: u16, reason: &'static str) {
         *lock(&self.handshakes).entry((code, reason)).or_default() += 1;
+    }
+
+    /// Counts a handshake that goes to one more endpoint. `reason`: why, as in [`RuleMetrics::handshake`].
+    pub fn retried(&self, reason: &'static str) {
+        *lock(&self.retries).entry(reason).or_default() += 1;
     }
 
     /// Counts the answer to a request that is no handshake.

@@ -123,6 +123,8 @@ pub struct Attempt {
     pub place: Option<Place>,
     /// The first limit that would have refused it, were it not a dry run.
     pub would_be_refused_by: Option<Limit>,
+    /// Endpoints that have been sent the handshake.
+    pub attempts: u8,
     rule: Option<(Arc<Rule>, Arc<RuleMetrics>)>,
     answered: bool,
 }
@@ -145,6 +147,7 @@ impl Attempt {
             is_handshake: true,
             place: None,
             would_be_refused_by: None,
+            attempts: 0,
             rule: None,
             answered: false,
         }
@@ -153,6 +156,11 @@ impl Attempt {
     /// Notes which rule serves the request.
     pub fn matched(&mut self, rule: &Arc<Rule>) {
         self.rule = Some((Arc::clone(rule), self.worker.shared.metrics.rule(&rule.id)));
+    }
+
+    /// The handshake goes to one more endpoint.
+    pub fn retried(&self, reason: &'static str) {
+        self.metrics().retried(reason);
     }
 
     /// When the request's head was complete.
@@ -280,6 +288,9 @@ impl Attempt {
         }
         if let Some(limit) = self.would_be_refused_by {
             line.word("holdfast.limit.dry_run", "dry_run", limit.word());
+        }
+        if self.attempts > 1 {
+            line.number("holdfast.handshake.attempts", "attempts", self.attempts);
         }
     }
 }

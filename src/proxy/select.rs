@@ -8,6 +8,7 @@ use super::{connection::Arrival, error::Reason, filter, headers::Forwarded, reco
 use crate::routing::{
     Certificates, Endpoint, Handshake, Rule,
     balancer::{self, Client, NoPick},
+    health::Moment,
     persistence, target,
 };
 
@@ -34,6 +35,9 @@ pub struct FoundRule {
     pub matched_path: Box<str>,
     /// Path, in normal form, and query.
     target: String,
+    moment: Moment,
+    /// Whether an endpoint may be tried with the request.
+    tries: bool,
 }
 
 /// Finds the rule of a request.
@@ -67,6 +71,11 @@ pub fn find(worker: &Worker, parts: &request::Parts, forwarded: &Forwarded, atte
         rule: Arc::clone(found.rule),
         matched_path: found.matched_path.into(),
         target,
+        moment: match found.rule.health {
+            None => Moment::default(),
+            Some(_) => worker.shared.moment(),
+        },
+        tries: attempt.is_handshake,
     })
 }
 
@@ -96,6 +105,8 @@ impl FoundRule {
             rule,
             matched_path,
             target,
+            moment,
+            tries,
         } = self;
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
         let client = Client {
@@ -104,6 +115,8 @@ impl FoundRule {
             query: parts.uri.query(),
             headers: &parts.headers,
             now,
+            moment,
+            tries,
         };
         let pick = balancer::pick(&rule, &client).map_err(|no| match no {
             NoPick::Unresolved => Reason::UnresolvedBackend,
@@ -153,6 +166,8 @@ impl Chosen {
             query: None,
             headers: &self.cookies,
             now: self.now,
+            moment: Moment::default(),
+            tries: false,
         };
         let cookie = persistence::set_cookie(&self.rule, &client, endpoint, &self.matched_path, self.tls);
         if let Some(cookie) = cookie.and_then(|cookie| HeaderValue::from_str(&cookie).ok()) {

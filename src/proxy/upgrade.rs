@@ -2,6 +2,7 @@
 
 mod check;
 mod relay_answer;
+mod retry;
 
 use std::rc::Rc;
 
@@ -10,7 +11,7 @@ use http::{HeaderMap, StatusCode, header, request};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::TcpStream,
-    time::timeout_at,
+    time::{Instant, timeout_at},
 };
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
     error::Reason,
     filter,
     headers::{self, Forwarded},
-    limits,
+    health, limits,
     record::Attempt,
     select::{self, Chosen},
     stream::Stream,
@@ -49,7 +50,8 @@ pub async fn serve(worker: &Rc<Worker>, mut client: Client, parts: request::Part
     };
     let deadline = attempt.started() + chosen.rule.timeouts.handshake;
     let exchanged = {
-        let exchange = timeout_at(deadline, open(worker, &handshake, &chosen, parts, &forwarded));
+        let opening = open(worker, &handshake, &chosen, parts, &forwarded, &mut attempt, deadline);
+        let exchange = timeout_at(deadline, opening);
         tokio::select! {
             exchanged = exchange => exchanged.unwrap_or(Err(Reason::HandshakeTimeout)),
             () = gone(&mut client) => return, // the record says so when it is dropped
@@ -93,21 +95,47 @@ fn prepare(
     Ok((handshake, found.choose(parts, forwarded)?))
 }
 
-/// Dials a candidate, replays the handshake, and checks the answer if it is a 101.
+/// Dials a candidate, replays the handshake, and checks the answer if it is a 101. Where the route asks for it, another one
+/// gets the handshake of an endpoint that refused it. If none is left that can be reached, the last answer stands.
 async fn open(
-    worker: &Worker,
+    worker: &Rc<Worker>,
     handshake: &Handshake,
     chosen: &Chosen,
     mut parts: request::Parts,
     forwarded: &Forwarded,
+    attempt: &mut Attempt,
+    deadline: Instant,
 ) -> Result<(Dialled, Answer), Reason> {
-    let mut dialled = upstream::dial(worker, chosen).await?;
     let request = write_request(chosen, &mut parts, forwarded);
-    let answer = upstream::exchange(&mut dialled, &request).await?;
+    let (rule, mut candidates) = (&chosen.rule, &chosen.candidates[..]);
+    let retry = rule.retry.as_deref();
+    let mut refused = None;
+    loop {
+        let mut dialled = match upstream::dial(worker, rule, candidates).await {
+            Ok(dialled) => dialled,
+            Err(reason) => return refused.unwrap_or(Err(reason)),
+        };
+        attempt.attempts += 1;
+        let answer = exchange(&mut dialled, handshake, &request, retry::until(retry, deadline)).await;
+        let status = answer.as_ref().map(|answer| answer.status).map_err(|reason| *reason);
+        health::answered(&worker.shared, rule, &dialled.endpoint, status);
+        candidates = upstream::after(candidates, &dialled.endpoint);
+        match retry::why(retry, attempt.attempts, &answer) {
+            Some(reason) if !candidates.is_empty() && Instant::now() < deadline => attempt.retried(reason),
+            _ => return answer.map(|answer| (dialled, answer)),
+        }
+        refused = Some(answer.map(|answer| (dialled, answer)));
+    }
+}
+
+/// Asks one endpoint.
+async fn exchange(dialled: &mut Dialled, handshake: &Handshake, request: &[u8], until: Instant) -> Result<Answer, Reason> {
+    let answer = timeout_at(until, upstream::exchange(dialled, request)).await;
+    let answer = answer.unwrap_or(Err(Reason::HandshakeTimeout))?;
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
         handshake.check_answer(&answer.headers)?;
     }
-    Ok((dialled, answer))
+    Ok(answer)
 }
 
 /// The request as the endpoint gets it.

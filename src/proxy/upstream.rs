@@ -21,8 +21,8 @@ use super::{
     Shared,
     error::Reason,
     head::{Fields, MAX_FIELDS, MAX_HEAD},
+    health,
     metrics::Dial,
-    select::Chosen,
     stream::Stream,
     tls,
     worker::Worker,
@@ -45,9 +45,8 @@ pub struct Dialled {
 ///
 /// # Errors
 /// The reason of the last dial that failed, once all have.
-pub async fn dial(worker: &Worker, chosen: &Chosen) -> Result<Dialled, Reason> {
-    let mut targets = chosen
-        .candidates
+pub async fn dial(worker: &Worker, rule: &Rule, candidates: &[Arc<Endpoint>]) -> Result<Dialled, Reason> {
+    let mut targets = candidates
         .iter()
         .flat_map(|endpoint| {
             endpoint
@@ -62,7 +61,7 @@ pub async fn dial(worker: &Worker, chosen: &Chosen) -> Result<Dialled, Reason> {
     let mut next = targets.next();
     loop {
         if let Some((endpoint, address)) = next.take() {
-            dials.push(dial_one(worker, &chosen.rule, endpoint.hold(), address));
+            dials.push(dial_one(worker, rule, endpoint.hold(), address));
             next = targets.next();
         }
         if dials.is_empty() {
@@ -74,7 +73,7 @@ pub async fn dial(worker: &Worker, chosen: &Chosen) -> Result<Dialled, Reason> {
                     Ok(Connected { socket, endpoint, address, tls: None, .. }) => {
                         Ok(Dialled { socket: Stream::Plain(socket), endpoint, address, tls: None })
                     }
-                    Ok(connected) => Box::pin(secure(worker, connected)).await,
+                    Ok(connected) => Box::pin(secure(worker, rule, connected)).await,
                     Err(reason) => Err(reason),
                 };
                 match dialled {
@@ -85,6 +84,12 @@ pub async fn dial(worker: &Worker, chosen: &Chosen) -> Result<Dialled, Reason> {
             () = sleep(RACE_AFTER), if next.is_some() => {}
         }
     }
+}
+
+/// The candidates that are left after `tried` was dialled: those after it, for the ones before it refused or were silent.
+pub fn after<'a>(candidates: &'a [Arc<Endpoint>], tried: &Arc<Endpoint>) -> &'a [Arc<Endpoint>] {
+    let place = candidates.iter().position(|candidate| Arc::ptr_eq(candidate, tried));
+    place.map_or(&[], |place| &candidates[place + 1..])
 }
 
 /// An endpoint that answered a dial.
@@ -104,7 +109,7 @@ async fn dial_one(worker: &Worker, rule: &Rule, endpoint: Held, address: SocketA
         BackendTls::On(tls) => Some(Arc::clone(tls)),
         BackendTls::Unusable => return Err(Reason::EndpointTlsUnusable),
     };
-    let mut outcome = Outcome::new(&worker.shared, &endpoint);
+    let mut outcome = Outcome::new(&worker.shared, rule, &endpoint, address);
     let deadline = Instant::now() + rule.timeouts.connect;
     let socket = match timeout_at(deadline, connect_to(&worker.shared, address)).await {
         Ok(Ok(socket)) => {
@@ -140,7 +145,7 @@ async fn dial_one(worker: &Worker, rule: &Rule, endpoint: Held, address: SocketA
 }
 
 /// Does the TLS handshake with an endpoint that has answered a dial.
-async fn secure(worker: &Worker, connected: Connected) -> Result<Dialled, Reason> {
+async fn secure(worker: &Worker, rule: &Rule, connected: Connected) -> Result<Dialled, Reason> {
     let Connected {
         socket,
         endpoint,
@@ -148,7 +153,7 @@ async fn secure(worker: &Worker, connected: Connected) -> Result<Dialled, Reason
         tls,
         deadline,
     } = connected;
-    let mut outcome = Outcome::new(&worker.shared, &endpoint);
+    let mut outcome = Outcome::new(&worker.shared, rule, &endpoint, address);
     let Some(tls) = tls else { return Err(Reason::Internal) };
     let (result, reason, error) = match timeout_at(deadline, worker.connector.connect(socket, &tls)).await {
         Ok(Ok(secure)) => {
@@ -198,17 +203,21 @@ pub fn broke(tls: Option<&EndpointTls>, endpoint: &Endpoint, address: SocketAddr
 /// Counts a dial however it ends: one that is dropped was outrun.
 struct Outcome<'a> {
     shared: &'a Shared,
+    rule: &'a Rule,
     endpoint: &'a Arc<Endpoint>,
+    address: SocketAddr,
     /// `None`: it goes on elsewhere.
     result: Option<Dial>,
 }
 
 impl<'a> Outcome<'a> {
-    fn new(shared: &'a Shared, endpoint: &'a Arc<Endpoint>) -> Self {
+    fn new(shared: &'a Shared, rule: &'a Rule, endpoint: &'a Arc<Endpoint>, address: SocketAddr) -> Self {
         let result = Some(Dial::Outrun);
         Self {
             shared,
+            rule,
             endpoint,
+            address,
             result,
         }
     }
@@ -218,6 +227,7 @@ impl Drop for Outcome<'_> {
     fn drop(&mut self) {
         if let Some(result) = self.result {
             self.shared.metrics.dialled(self.endpoint, result);
+            health::dialled(self.shared, self.rule, self.endpoint, self.address, result);
         }
     }
 }

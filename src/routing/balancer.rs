@@ -24,6 +24,7 @@ pub use self::cursor::Cursor;
 use self::order::Order;
 use super::{
     endpoint::{Endpoint, EndpointSet},
+    health::{self, Moment},
     matching::header_value,
     persistence, query,
     rendezvous::{hash, rank, weighted_score},
@@ -40,6 +41,10 @@ pub struct Client<'a> {
     pub headers: &'a HeaderMap,
     /// Seconds since 1970.
     pub now: u64,
+    /// The same on the clock of passive health.
+    pub moment: Moment,
+    /// Whether an ejected endpoint whose time is over may be tried with it: with handshakes, one at a time.
+    pub tries: bool,
 }
 
 /// Why a candidate stands where it stands.
@@ -79,7 +84,7 @@ pub enum NoPick {
 /// # Errors
 /// There is none.
 pub fn pick(rule: &Rule, client: &Client<'_>) -> Result<Pick, NoPick> {
-    let backends = Backends::load(rule);
+    let backends = Backends::load(rule, client);
     let algorithm = || algorithm(&rule.balancing, client);
     let Some(persistence) = &rule.persistence else {
         return backends.pick(algorithm(), PickedBy::Algorithm);
@@ -128,11 +133,26 @@ pub(super) struct Own {
 struct Backends<'a> {
     rule: &'a Rule,
     sets: Sets,
+    /// Where passive health leaves some endpoints of a set out: the others.
+    admitted: SmallVec<[Option<Vec<Arc<Endpoint>>>; 4]>,
+    moment: Moment,
+    tries: bool,
 }
 
 impl<'a> Backends<'a> {
-    fn load(rule: &'a Rule) -> Self {
-        Self { rule, sets: sets(rule) }
+    fn load(rule: &'a Rule, client: &Client<'_>) -> Self {
+        let sets = sets(rule);
+        let admitted = |set: &Option<Arc<EndpointSet>>| health::admitted(set.as_ref()?.usable(), client.moment);
+        Self {
+            admitted: match rule.health {
+                None => SmallVec::new(),
+                Some(_) => sets.iter().map(admitted).collect(),
+            },
+            moment: client.moment,
+            tries: client.tries,
+            rule,
+            sets,
+        }
     }
 
     /// By weight and `order`.
@@ -147,13 +167,19 @@ impl<'a> Backends<'a> {
             return Err(NoPick::Unresolved);
         }
         let mut candidates = SmallVec::new();
-        self.fill(&mut candidates, backend, order, by);
+        self.fill(&mut candidates, backend, order, by, |endpoint, is_first| {
+            self.admits(endpoint, is_first)
+        });
+        if candidates.is_empty() {
+            // All who could be tried are being tried.
+            self.fill(&mut candidates, backend, order, by, |_, _| true);
+        }
         Ok(Pick { candidates })
     }
 
     /// The endpoint that a cookie names, whatever the weights say, and others behind it.
     fn pick_own(&self, own: Own, on_unavailable: OnUnavailable, order: Order) -> Result<Pick, NoPick> {
-        match (own.usable, on_unavailable) {
+        match (own.usable && self.takes(&own.endpoint), on_unavailable) {
             (false, OnUnavailable::Fail) => return Err(NoPick::PersistedUnavailable),
             (false, OnUnavailable::Repick) => return self.pick(order, PickedBy::Algorithm),
             (true, _) => {}
@@ -165,7 +191,9 @@ impl<'a> Backends<'a> {
             OnUnavailable::Repick => self.choose(order, |backend| self.is_usable(backend)),
         };
         if let Some(backend) = others {
-            self.fill(&mut candidates, backend, order, PickedBy::Algorithm);
+            self.fill(&mut candidates, backend, order, PickedBy::Algorithm, |endpoint, _| {
+                self.admits(endpoint, false)
+            });
         }
         Ok(Pick { candidates })
     }
@@ -183,15 +211,23 @@ impl<'a> Backends<'a> {
         let set = self.sets[backend].as_ref().ok_or(NoPick::Unresolved)?;
         let owner = set.members().iter().min_by_key(|(endpoint, _)| rank(key, endpoint.digest()));
         match owner {
-            Some((endpoint, state)) if set.takes(*state) => Ok(Pick {
+            Some((endpoint, state)) if set.takes(*state) && self.takes(endpoint) => Ok(Pick {
                 candidates: Candidates::from_iter([(Arc::clone(endpoint), by)]),
             }),
             _ => Err(NoPick::PersistedUnavailable),
         }
     }
 
-    /// Adds endpoints of `first`, then of others, up to [`MAX_CANDIDATES`] in all.
-    fn fill(&self, candidates: &mut Candidates, first: usize, mut order: Order, by: PickedBy) {
+    /// Adds endpoints of `first`, then of others, that `may`, up to [`MAX_CANDIDATES`] in all. `may` is told whether one
+    /// would be the first of them.
+    fn fill(
+        &self,
+        candidates: &mut Candidates,
+        first: usize,
+        mut order: Order,
+        by: PickedBy,
+        may: impl Fn(&Endpoint, bool) -> bool,
+    ) {
         let mut tried = SmallVec::<[usize; 4]>::new();
         let mut next = Some(first);
         while let Some(backend) = next {
@@ -207,7 +243,7 @@ impl<'a> Backends<'a> {
             for place in places {
                 let endpoint = &usable[place];
                 let is_new = !candidates.iter().any(|(other, _)| Arc::ptr_eq(other, endpoint));
-                if is_new && candidates.len() < limit {
+                if is_new && candidates.len() < limit && may(endpoint, candidates.is_empty()) {
                     candidates.push((Arc::clone(endpoint), by));
                 }
             }
@@ -252,7 +288,28 @@ impl<'a> Backends<'a> {
     }
 
     fn usable(&self, backend: usize) -> &[Arc<Endpoint>] {
-        self.sets[backend].as_ref().map_or(&[], |set| set.usable())
+        match self.admitted.get(backend) {
+            Some(Some(admitted)) => admitted,
+            _ => self.sets[backend].as_ref().map_or(&[], |set| set.usable()),
+        }
+    }
+
+    /// Whether passive health lets a client come back to its own endpoint.
+    fn takes(&self, endpoint: &Arc<Endpoint>) -> bool {
+        let is_left_out = |(backend, admitted): (usize, &Option<Vec<Arc<Endpoint>>>)| {
+            let backend = &self.rule.backends[backend];
+            let admitted = admitted.as_ref().filter(|_| backend.service == endpoint.key().service);
+            admitted.is_some_and(|admitted| !admitted.iter().any(|one| Arc::ptr_eq(one, endpoint)))
+        };
+        !self.admitted.iter().enumerate().any(is_left_out) && self.admits(endpoint, true)
+    }
+
+    /// Whether a handshake may go to an endpoint as far as trying it goes: only if it would be the first there, and alone.
+    fn admits(&self, endpoint: &Endpoint, is_first: bool) -> bool {
+        if self.rule.health.is_none() || !endpoint.is_due(self.moment) {
+            return true;
+        }
+        is_first && self.tries && endpoint.claim(self.moment, self.rule.timeouts.handshake)
     }
 }
 

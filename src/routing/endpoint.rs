@@ -4,13 +4,15 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
 };
 
 use arc_swap::ArcSwap;
 use sha2::{Digest, Sha256};
+
+use super::health::Standing;
 
 /// A port of a Service, by the number that routes use for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,13 +52,15 @@ impl EndpointKey {
     }
 }
 
-/// One endpoint. Its `Arc` and its count stay the same for as long as its key is in the Service's slices.
+/// One endpoint. Its `Arc`, its count and its health stay the same for as long as its key is in the Service's slices.
 #[derive(Debug)]
 pub struct Endpoint {
     key: EndpointKey,
     digest: [u8; 32],
     pod: Option<Box<str>>,
     addresses: ArcSwap<Vec<SocketAddr>>,
+    /// Empty where no rule with passive health has used it.
+    health: OnceLock<Box<Standing>>,
     open: Padded<AtomicU32>,
 }
 
@@ -73,6 +77,7 @@ impl Endpoint {
             key,
             pod,
             addresses: ArcSwap::from_pointee(addresses),
+            health: OnceLock::new(),
             open: Padded::default(),
         }
     }
@@ -99,6 +104,15 @@ impl Endpoint {
     /// Replaces the addresses; the identity stays.
     pub fn set_addresses(&self, addresses: Vec<SocketAddr>) {
         self.addresses.store(Arc::new(addresses));
+    }
+
+    /// What is known of its health, if anything was ever noted.
+    pub(super) fn known_health(&self) -> Option<&Standing> {
+        self.health.get().map(|standing| &**standing)
+    }
+
+    pub(super) fn health(&self) -> &Standing {
+        self.health.get_or_init(Box::default)
     }
 
     /// Handshakes under way and tunnels that this process holds to the endpoint.
@@ -185,15 +199,23 @@ impl EndpointSet {
 
 /// A Service port's current [`EndpointSet`]. Rules hold the cell, so that a change of endpoints needs no new table.
 #[derive(Debug, Default)]
-pub struct EndpointCell(ArcSwap<EndpointSet>);
+pub struct EndpointCell {
+    set: ArcSwap<EndpointSet>,
+    ejecting: Mutex<()>,
+}
 
 impl EndpointCell {
     pub fn load(&self) -> Arc<EndpointSet> {
-        self.0.load_full()
+        self.set.load_full()
     }
 
     pub fn store(&self, set: EndpointSet) {
-        self.0.store(Arc::new(set));
+        self.set.store(Arc::new(set));
+    }
+
+    /// Held while passive health decides whether one more endpoint may be left out.
+    pub(super) fn ejecting(&self) -> MutexGuard<'_, ()> {
+        self.ejecting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -9,6 +9,7 @@ use super::{
     endpoint::{Endpoint, EndpointCell, EndpointKey, EndpointSet, ServicePort, State},
     endpoint_tls::BackendTls,
     forwarded::Forwarded,
+    health::Moment,
     route::{
         Backend, Balancing, Cookie, Fallback, Heartbeat, Heartbeats, ObjectName, OnUnavailable, PersistBy, Persistence, Rule,
         RuleId, SameSite, Timeouts,
@@ -53,6 +54,8 @@ pub fn rule(balancing: Balancing, persistence: Option<Persistence>, backends: Ve
             endpoint: off,
         },
         limits: None,
+        retry: None,
+        health: None,
         cursor: Cursor::default(),
     }
 }
@@ -138,6 +141,8 @@ pub fn client(headers: &HeaderMap) -> Client<'_> {
         query: None,
         headers,
         now: 1_000_000,
+        moment: Moment::default(),
+        tries: true,
     }
 }
 

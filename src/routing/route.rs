@@ -8,7 +8,9 @@ use super::{
     endpoint_tls::BackendTls,
     filter::Filters,
     forwarded::Forwarded,
+    health::Passive,
     limits::Limits,
+    retry::Retry,
 };
 
 pub use super::fallback::Fallback;
@@ -56,6 +58,10 @@ pub struct Rule {
     pub heartbeat: Heartbeats,
     /// The same for all rules of a route. `None`: nothing is limited.
     pub limits: Option<Arc<Limits>>,
+    /// `None`: nothing is tried again once a handshake was sent.
+    pub retry: Option<Arc<Retry>>,
+    /// `None`: what is seen of endpoints does not count.
+    pub health: Option<Arc<Passive>>,
     /// What picks leave for the next one. Starts as the default.
     pub cursor: Cursor,
 }

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod actor;
 mod process;
 mod support;
 mod tls_client;
@@ -26,6 +27,7 @@ mod fallback;
 mod files;
 mod filters;
 mod handshake;
+mod health;
 mod injecting;
 mod libraries;
 mod limits;
@@ -35,8 +37,10 @@ mod pings;
 mod records;
 mod refusals;
 mod relay;
+mod retry;
 mod scheme;
 mod tickets;
 mod timeouts;
 mod tls;
+mod weights;
 mod workers;

@@ -26,7 +26,9 @@ use holdfast::{
         endpoint::State,
         filter::Filters,
         forwarded::Forwarded,
+        health::Passive,
         limits::Limits,
+        retry::Retry,
         route::{Balancing, Fallback, Heartbeat, Heartbeats, Persistence, Timeouts},
         table::{Match, PathMatch, RouteSpec, RuleSpec},
     },
@@ -271,6 +273,8 @@ pub struct RuleBuilder {
     pub timeouts: Timeouts,
     pub heartbeat: Heartbeats,
     pub limits: Option<Arc<Limits>>,
+    pub retry: Option<Retry>,
+    pub health: Option<Passive>,
     /// What the endpoints need to stay as they are.
     pub keep: Option<Silent>,
 }
@@ -300,6 +304,8 @@ impl RuleBuilder {
                 endpoint: heartbeat(0, 2),
             },
             limits: None,
+            retry: None,
+            health: None,
             keep: None,
         }
     }
@@ -334,6 +340,8 @@ impl RuleBuilder {
             timeouts: self.timeouts,
             heartbeat: self.heartbeat,
             limits: self.limits,
+            retry: self.retry.map(Arc::new),
+            health: self.health.map(Arc::new),
             cursor: Default::default(),
         };
         let everything = Match {

@@ -27,7 +27,7 @@ const fn field(json: &'static str, text: &'static str, events: &'static str, mea
 }
 
 /// All of them, in the order in which a line has them. Of two that share a name in text, the text has both in one.
-pub const FIELDS: [Field; 46] = [
+pub const FIELDS: [Field; 47] = [
     field("timestamp", "", EVERY, "RFC 3339, UTC, milliseconds. Text begins with it."),
     field("level", "", EVERY, "INFO."),
     field(
@@ -102,6 +102,12 @@ pub const FIELDS: [Field; 46] = [
         "dry_run",
         REQUEST,
         "The limit that would have refused it, if limits.dryRun were off.",
+    ),
+    field(
+        "holdfast.handshake.attempts",
+        "attempts",
+        "opened, refused",
+        "How many endpoints were sent the handshake, if more than one (retry).",
     ),
     field(
         "holdfast.endpoint.pod",

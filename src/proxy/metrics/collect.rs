@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     proxy::{limits::Limit, record::Recorder, tls},
-    routing::{Endpoint, EndpointKey, Published},
+    routing::{Endpoint, EndpointKey, Published, health::Failure},
 };
 
 /// Reads the counters for a scrape.
@@ -73,6 +73,10 @@ impl Collector {
             let count = shared.tls_handshakes[*outcome as usize].load(Relaxed);
             counter(&[("result", outcome.word())], count)
         });
+        let ejections = Failure::ALL.iter().filter_map(|reason| {
+            let count = shared.ejections[*reason as usize].load(Relaxed);
+            (count > 0).then(|| counter(&[("reason", reason.word())], count))
+        });
         let per_worker = |values: Vec<f64>, make: fn(&[(&str, &str)], f64) -> Metric| -> Vec<Metric> {
             values
                 .into_iter()
@@ -118,6 +122,7 @@ impl Collector {
                 vec![counter(&[], shared.untrusted_forwarders.load(Relaxed))],
             ),
             family(&names::TLS_HANDSHAKES_TOTAL, tls_handshakes.collect()),
+            family(&names::ENDPOINT_EJECTIONS_TOTAL, ejections.collect()),
             family(
                 &names::LIMITED_CLIENTS,
                 vec![
@@ -141,14 +146,10 @@ impl Collector {
         let mut dials = lock(&self.metrics.dials);
         dials.retain(|_, dialled| dialled.endpoint.strong_count() > 0);
         let mut pods: BTreeMap<PodLabels, (u32, DialCounts)> = BTreeMap::new();
-        for endpoint in self.present(&dials) {
+        let present = self.present(&dials);
+        for endpoint in &present {
             let key = endpoint.key();
-            let pod = (
-                Arc::clone(&key.service.namespace),
-                Arc::clone(&key.service.name),
-                endpoint.name().to_owned(),
-            );
-            let (open, counts) = pods.entry(pod).or_default();
+            let (open, counts) = pods.entry(pod_of(endpoint)).or_default();
             *open += endpoint.open();
             if let Some(dialled) = dials.get(key) {
                 counts
@@ -158,13 +159,10 @@ impl Collector {
                     .for_each(|(sum, count)| *sum += count);
             }
         }
+        let ejected = ejected(&present);
         let (mut active, mut results) = (Vec::with_capacity(pods.len()), Vec::new());
         for ((namespace, service, pod), (open, counts)) in &pods {
-            let base = labels(&[
-                ("endpoint_namespace", namespace),
-                ("endpoint_service", service),
-                ("endpoint_pod", pod),
-            ]);
+            let base = pod_labels(namespace, service, pod);
             active.push(with_gauge(base.clone(), f64::from(*open)));
             for dial in Dial::ALL.into_iter().filter(|dial| counts.0[*dial as usize] > 0) {
                 let mut labels = base.clone();
@@ -175,6 +173,7 @@ impl Collector {
         vec![
             family(&names::ENDPOINT_CONNECTIONS_ACTIVE, active),
             family(&names::ENDPOINT_DIALS_TOTAL, results),
+            family(&names::ENDPOINT_EJECTED, ejected),
         ]
     }
 
@@ -200,9 +199,42 @@ impl Collector {
 /// Namespace, Service, pod.
 type PodLabels = (Arc<str>, Arc<str>, String);
 
+fn pod_of(endpoint: &Endpoint) -> PodLabels {
+    let service = &endpoint.key().service;
+    (
+        Arc::clone(&service.namespace),
+        Arc::clone(&service.name),
+        endpoint.name().to_owned(),
+    )
+}
+
+fn pod_labels(namespace: &str, service: &str, pod: &str) -> Vec<LabelPair> {
+    labels(&[
+        ("endpoint_namespace", namespace),
+        ("endpoint_service", service),
+        ("endpoint_pod", pod),
+    ])
+}
+
+/// The endpoints that passive health has ever left out, and whether it does now.
+fn ejected(endpoints: &[Arc<Endpoint>]) -> Vec<Metric> {
+    let mut pods: BTreeMap<(PodLabels, &'static str), bool> = BTreeMap::new();
+    for endpoint in endpoints {
+        if let Some(reason) = endpoint.ejected_for() {
+            *pods.entry((pod_of(endpoint), reason.word())).or_default() |= endpoint.is_ejected();
+        }
+    }
+    let gauge = |(((namespace, service, pod), reason), is_ejected): (&(PodLabels, &'static str), &bool)| {
+        let mut labels = pod_labels(namespace, service, pod);
+        labels.extend(self::labels(&[("reason", reason)]));
+        with_gauge(labels, f64::from(u8::from(*is_ejected)))
+    };
+    pods.iter().map(gauge).collect()
+}
+
 fn per_rule(rules: &[Arc<RuleMetrics>]) -> Vec<MetricFamily> {
     let (mut active, mut handshakes, mut handshake, mut ends, mut connection) = (vec![], vec![], vec![], vec![], vec![]);
-    let (mut bytes, mut messages, mut fallback, mut limited) = (vec![], vec![], vec![], vec![]);
+    let (mut bytes, mut messages, mut fallback, mut limited, mut retries) = (vec![], vec![], vec![], vec![], vec![]);
     for rule in rules {
         let base = rule.labels();
         let with = |extra: &[(&str, &str)]| {
@@ -229,6 +261,9 @@ fn per_rule(rules: &[Arc<RuleMetrics>]) -> Vec<MetricFamily> {
         }
         if rule.id.is_none() {
             continue; // without a rule there is no tunnel
+        }
+        for (reason, count) in lock(&rule.retries).iter() {
+            retries.push(with_counter(with(&[("reason", reason)]), *count as f64));
         }
         active.push(with_gauge(base.clone(), rule.active.load(Relaxed) as f64));
         handshake.push(with_histogram(base.clone(), &rule.handshake_duration));
@@ -265,6 +300,7 @@ fn per_rule(rules: &[Arc<RuleMetrics>]) -> Vec<MetricFamily> {
         family(&names::CONNECTIONS_ACTIVE, active),
         family(&names::HANDSHAKES_TOTAL, handshakes),
         family(&names::HANDSHAKE_DURATION_SECONDS, handshake),
+        family(&names::HANDSHAKE_RETRIES_TOTAL, retries),
         family(&names::ENDS_TOTAL, ends),
         family(&names::CONNECTION_DURATION_SECONDS, connection),
         family(&names::RELAYED_BYTES_TOTAL, bytes),
@@ -452,13 +488,13 @@ mod tests {
                 })
                 .collect()
         };
-        assert_eq!(values(&collector), [(1, 2.0), (1, 2.0)]);
+        assert_eq!(values(&collector), [(1, 2.0), (1, 2.0), (0, 0.0)]);
 
         // It leaves the table with its tunnels, and is forgotten with the last of them.
         collector.published.store(Arc::default());
-        assert_eq!(values(&collector), [(1, 2.0), (1, 2.0)]);
+        assert_eq!(values(&collector), [(1, 2.0), (1, 2.0), (0, 0.0)]);
         drop(held);
-        assert_eq!(values(&collector), [(0, 0.0), (0, 0.0)]);
+        assert_eq!(values(&collector), [(0, 0.0), (0, 0.0), (0, 0.0)]);
         drop((one, other));
         assert!(values(&collector).iter().all(|(count, _)| *count == 0) && lock(&collector.metrics.dials).is_empty());
     }

@@ -5,7 +5,7 @@ use prometheus::proto::MetricType;
 pub use crate::telemetry::metric::Name;
 
 /// All of them.
-pub const ALL: [Name; 24] = [
+pub const ALL: [Name; 27] = [
     CLOSE_CODES_TOTAL,
     HEARTBEATS_MISSED_TOTAL,
     HEARTBEAT_RTT_SECONDS,
@@ -19,9 +19,12 @@ pub const ALL: [Name; 24] = [
     TLS_HANDSHAKES_TOTAL,
     ENDPOINT_CONNECTIONS_ACTIVE,
     ENDPOINT_DIALS_TOTAL,
+    ENDPOINT_EJECTED,
+    ENDPOINT_EJECTIONS_TOTAL,
     CONNECTIONS_ACTIVE,
     HANDSHAKES_TOTAL,
     HANDSHAKE_DURATION_SECONDS,
+    HANDSHAKE_RETRIES_TOTAL,
     ENDS_TOTAL,
     CONNECTION_DURATION_SECONDS,
     RELAYED_BYTES_TOTAL,
@@ -110,6 +113,18 @@ pub const ENDPOINT_DIALS_TOTAL: Name = Name {
     labels: "endpoint_namespace, endpoint_service, endpoint_pod, result",
     help: "Dials, by endpoint and how they went.",
 };
+pub const ENDPOINT_EJECTED: Name = Name {
+    name: "holdfast_endpoint_ejected",
+    kind: MetricType::GAUGE,
+    labels: "endpoint_namespace, endpoint_service, endpoint_pod, reason",
+    help: "1: passive health of this process leaves the endpoint out; 0: it did. By the reason of the last ejection.",
+};
+pub const ENDPOINT_EJECTIONS_TOTAL: Name = Name {
+    name: "holdfast_endpoint_ejections_total",
+    kind: MetricType::COUNTER,
+    labels: "reason",
+    help: "Ejections of endpoints by passive health, those after a failed trial included, by the most frequent failure.",
+};
 pub const CONNECTIONS_ACTIVE: Name = Name {
     name: "holdfast_connections_active",
     kind: MetricType::GAUGE,
@@ -127,6 +142,12 @@ pub const HANDSHAKE_DURATION_SECONDS: Name = Name {
     kind: MetricType::HISTOGRAM,
     labels: "route_namespace, route, rule",
     help: "From a handshake's request to its 101.",
+};
+pub const HANDSHAKE_RETRIES_TOTAL: Name = Name {
+    name: "holdfast_handshake_retries_total",
+    kind: MetricType::COUNTER,
+    labels: "route_namespace, route, rule, reason",
+    help: "Handshakes that were sent to one more endpoint, by what the one before did; endpoint: it answered with a status of retry.codes.",
 };
 pub const ENDS_TOTAL: Name = Name {
     name: "holdfast_ends_total",

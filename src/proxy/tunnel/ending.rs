@@ -9,6 +9,7 @@ use super::{
 use crate::proxy::{
     clock::{Tick, ticks},
     end::{Cause, Initiator},
+    health,
     slot::{Orders, Peer},
     socket,
 };
@@ -58,6 +59,7 @@ impl Tunnel {
             return;
         }
         self.ending = Some((initiator, cause));
+        health::ends(&self.worker.shared, &self.slot, initiator, cause, self.endpoint.said);
         let codes = cause.codes();
         match cause {
             Cause::Reset | Cause::ClientVanished => self.endpoint.want_close(codes.endpoint),
