@@ -14,6 +14,7 @@
 )]
 
 mod account;
+mod backend_tls;
 mod conditions;
 mod control_plane;
 mod endpoint;
