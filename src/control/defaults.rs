@@ -304,8 +304,11 @@ mod tests {
 
     #[test]
     fn a_route_s_own_value_goes_first_then_the_file_s_then_the_built_in_one() {
-        let defaults = defaults("timeouts: {connect: 3s, send: 30s}\nheartbeat: {client: {interval: 20s}}\n");
-        let spec = spec("rules: []\ntimeouts: {connect: 1s, idle: 1h}\nheartbeat: {client: {missed: 5}}\n");
+        let defaults =
+            defaults("timeouts: {connect: 3s, send: 30s}\nheartbeat: {client: {interval: 20s}}\nforwarded: {xRealIP: false}\n");
+        let spec = spec(
+            "rules: []\ntimeouts: {connect: 1s, idle: 1h}\nheartbeat: {client: {missed: 5}}\nforwarded: {xForwardedFor: Replace}\n",
+        );
         let values = effective(&spec, &defaults);
         let told = |name: &str| {
             let value = values.iter().find(|value| value.name == name).unwrap();
@@ -317,6 +320,9 @@ mod tests {
         assert_eq!(told("timeouts.handshake"), "10s built-in");
         assert_eq!(told("heartbeat.client.interval"), "20s --defaults");
         assert_eq!(told("heartbeat.client.missed"), "5 route");
+        assert_eq!(told("forwarded.xRealIP"), "false --defaults");
+        assert_eq!(told("forwarded.xForwardedFor"), "Replace route");
+        assert_eq!(told("forwarded.forwarded"), "None built-in");
         let policies = Policies::of(&defaults.complete(&spec));
         assert_eq!(policies.timeouts.send.as_secs(), 30);
         assert_eq!(policies.heartbeat.client.missed, 5);

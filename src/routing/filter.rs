@@ -124,13 +124,25 @@ impl Redirect {
         if port != usual_port(scheme) {
             location.push_str(&format!(":{port}"));
         }
-        location.push_str(&path);
-        if let Some(query) = asked.query {
-            location.push('?');
-            location.push_str(query);
-        }
+        location.push_str(&with_query(&path, asked.query));
         Some(location)
     }
+}
+
+/// A path in normal form and a query as it came, as the field `Location` can have them: clients send queries that are not
+/// escaped.
+pub fn with_query(path: &str, query: Option<&str>) -> String {
+    let mut out = path.to_owned();
+    if let Some(query) = query {
+        out.push('?');
+        for byte in query.bytes() {
+            match byte {
+                b'!'..=b'~' => out.push(char::from(byte)),
+                byte => out.push_str(&format!("%{byte:02X}")),
+            }
+        }
+    }
+    out
 }
 
 fn usual_port(scheme: &str) -> u16 {
@@ -209,6 +221,13 @@ mod tests {
             prop_assert_eq!(normal.as_deref(), Some(&*rewritten));
             prop_assert!(rewritten.starts_with(replacement));
         }
+    }
+
+    #[test]
+    fn a_query_is_escaped_where_it_must_be_and_nowhere_else() {
+        assert_eq!(with_query("/a", None), "/a");
+        assert_eq!(with_query("/a", Some("")), "/a?");
+        assert_eq!(with_query("/a", Some("b=%2f&c=/?ä \u{1}")), "/a?b=%2f&c=/?%C3%A4%20%01");
     }
 
     const TO_NOTHING: Redirect = Redirect {

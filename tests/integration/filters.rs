@@ -278,6 +278,8 @@ async fn who_is_where_the_redirect_leads_gets_what_the_rule_says() {
     assert_eq!(client.answer().await.status, 200);
     client.write(get("/x", "X-Forwarded-Proto: http\r\n")).await;
     assert_eq!(client.answer().await.header("location"), Some("https://test/x"));
+    client.write(get("/x?q=ä", "X-Forwarded-Proto: http\r\n")).await;
+    assert_eq!(client.answer().await.header("location"), Some("https://test/x?q=%C3%A4"));
 }
 
 #[tokio::test]

@@ -16,7 +16,10 @@ use tower_http::services::fs::{ServeDir, ServeFileSystemResponseBody};
 
 use crate::{
     proxy::error::Reason,
-    routing::{fallback::StaticFiles, filter::below},
+    routing::{
+        fallback::StaticFiles,
+        filter::{below, with_query},
+    },
 };
 use beneath::Beneath;
 
@@ -167,8 +170,8 @@ fn is_absent(error: &io::Error) -> bool {
 
 /// A folder was asked for without the slash at its end, which links from its index need.
 fn slash_added(headers: &mut HeaderMap, asked: &Asked<'_>) {
-    let query = asked.parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    match HeaderValue::from_str(&format!("{}/{query}", asked.path)) {
+    let path = format!("{}/", asked.path);
+    match HeaderValue::from_str(&with_query(&path, asked.parts.uri.query())) {
         Ok(location) => headers.insert(header::LOCATION, location),
         Err(_) => headers.remove(header::LOCATION),
     };
