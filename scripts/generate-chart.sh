@@ -27,7 +27,7 @@ rendered() {
       sed '1{/^---$/d}'
   } >"$file"
 }
-for file in certificates defaults deployment disruption people rbac service tickets; do
+for file in certificates challenges defaults deployment disruption people rbac service tickets; do
   rendered "$file.yaml" "minimal/$file.yaml"
 done
 rendered network-policy.yaml components/network-policy/network-policy.yaml --set networkPolicy.enabled=true

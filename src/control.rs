@@ -307,7 +307,7 @@ impl Plane {
         self.synced = None;
         if let Feed::Cluster(session) = &self.feed {
             self.index.forget_secrets(); // a cluster can be asked again, and keys are nobody's business without need
-            session.published(&self.publisher);
+            session.published(&self.publisher, self.index.alarms());
         }
     }
 

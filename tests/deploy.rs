@@ -180,6 +180,9 @@ fn rights_in_one_namespace_are_those_of_the_whole_cluster() {
     let one = object(file, "Role", "holdfast-certificates");
     let all = object("deploy/minimal/certificates.yaml", "ClusterRole", "holdfast-certificates");
     assert_eq!(one["rules"], all["rules"]);
+    let one = object(file, "Role", "holdfast-challenges");
+    let all = object("deploy/minimal/challenges.yaml", "ClusterRole", "holdfast-challenges");
+    assert_eq!(one["rules"], all["rules"]);
     let read = whole["rules"].to_string();
     for kind in ["secrets", "configmaps", "pods", "nodes", "*"] {
         assert!(!read.contains(&format!("\"{kind}\"")), "{kind}");

@@ -14,7 +14,7 @@ use crate::routing::{
     Backend, BackendTls, Certificate, Certificates, EndpointCell, HostTls, ObjectName, Rule, RuleId, ServicePort, Table,
     balancer::Cursor,
     endpoint_tls::Configs,
-    table::{RouteSpec, RuleSpec, Shadowed},
+    table::{PathMatch, RouteSpec, RuleSpec, Shadowed},
 };
 
 /// What the objects come to.
@@ -24,6 +24,8 @@ pub struct Built {
     pub certificates: Certificates,
     /// One for each route of our class, by name.
     pub verdicts: Vec<Verdict>,
+    /// What is wrong with challenges, by the name of their Ingress.
+    pub unanswered: Vec<(ObjectName, String)>,
 }
 
 /// Rules that are in use.
@@ -83,14 +85,49 @@ pub(super) fn build_over(index: &Index, before: &Rules) -> Built {
         }
         verdicts.push(verdict);
     }
-    let (table, shadowed) = Table::build(specs);
+    let (mut table, shadowed) = Table::build(specs);
+    let unanswered = challenges(index, before, &owners, &mut configs, &mut table);
     verdicts.sort_by(|a, b| a.route.cmp(&b.route));
     report(index, shadowed, &mut verdicts);
     Built {
         table,
         certificates,
         verdicts,
+        unanswered,
     }
+}
+
+/// Adds the challenges that are being answered, and says what is wrong with the others. Who does not own a host must not get a
+/// certificate for it.
+fn challenges(
+    index: &Index,
+    before: &Rules,
+    owners: &Owners<'_>,
+    configs: &mut Configs,
+    table: &mut Table,
+) -> Vec<(ObjectName, String)> {
+    let mut wrong = Vec::new();
+    for entry in index.challenges() {
+        let name = &entry.route.name;
+        let host = entry.compiled.hostnames.first().map_or("", |host| host);
+        if let Some(owner) = owners.foreign(index, host, name) {
+            wrong.push((
+                name.clone(),
+                format!("{host} is owned by namespace {} (WebSocketRoute {owner})", owner.namespace),
+            ));
+            continue;
+        }
+        let mut unresolved = Vec::new();
+        for RuleSpec { matches, rule } in rules(index, entry, before, configs, &mut unresolved) {
+            for one in matches {
+                if let PathMatch::Exact(path) = one.path {
+                    table.add_challenge(host, &path, Arc::clone(&rule));
+                }
+            }
+        }
+        wrong.extend(unresolved.iter().map(|finding| (name.clone(), finding.fault.to_string())));
+    }
+    wrong
 }
 
 /// Which namespace owns which hostname: that of the oldest route that names it.
@@ -98,6 +135,16 @@ pub(super) fn build_over(index: &Index, before: &Rules) -> Built {
 struct Owners<'a>(HashMap<&'a str, &'a ObjectName>);
 
 impl<'a> Owners<'a> {
+    /// Who owns a hostname, if that is another namespace than the object's: by its own name, else by the longest wildcard over it.
+    fn foreign(&self, index: &Index, host: &str, object: &ObjectName) -> Option<&'a ObjectName> {
+        let wider = host.match_indices('.').map(|(dot, _)| format!("*{}", &host[dot..]));
+        let mut names = std::iter::once(host.to_owned()).chain(wider);
+        let owner = names
+            .find_map(|name| self.0.get(&*name))
+            .filter(|_| !index.settings().share_hosts)?;
+        (owner.namespace != object.namespace).then_some(*owner)
+    }
+
     /// Claims a route's hostnames, all or none. Routes come oldest first.
     fn claim(&mut self, index: &Index, entry: &'a Entry) -> Vec<Finding> {
         let route = &entry.route;

@@ -29,6 +29,17 @@ pub(super) struct Held {
     pub(super) certificate: Option<Arc<Certificate>>,
     /// What is wrong with what the Secret says now.
     fault: Option<String>,
+    /// Whether that is somebody's mistake: a Secret that is missing may come any moment.
+    is_broken: bool,
+}
+
+/// What whoever wrote a route must do something about, beside the route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Alarm {
+    /// What the Secret has cannot be used.
+    Invalid(String),
+    /// The certificate in use expires soon, or has.
+    Expiring(String),
 }
 
 impl Certificates {
@@ -37,12 +48,29 @@ impl Certificates {
         self.now = now;
     }
 
-    /// When the next certificate expires that has not yet.
+    /// When the next certificate expires that has not yet, or comes so near to it that somebody must be told.
     pub(super) fn next_expiry(&self) -> Option<i64> {
         let held = self.wanted.values().filter_map(|held| held.certificate.as_ref());
-        held.map(|certificate| certificate.expires())
-            .filter(|expiry| *expiry > self.now)
+        held.flat_map(|certificate| [certificate.expires() - NEAR, certificate.expires()])
+            .filter(|time| *time > self.now)
             .min()
+    }
+
+    /// What must be done about a Secret that is wanted.
+    pub(super) fn alarm(&self, name: &ObjectName) -> Option<Alarm> {
+        let held = self.wanted.get(name)?;
+        if let Some(fault) = held.fault.as_ref().filter(|_| held.is_broken) {
+            return Some(Alarm::Invalid(fault.clone()));
+        }
+        let expires = held.certificate.as_ref()?.expires();
+        match expires - self.now {
+            ..=0 => Some(Alarm::Expiring(expired(name, expires))),
+            left if left <= NEAR => Some(Alarm::Expiring(format!(
+                "Secret {name}: its certificate expires{}",
+                on(expires)
+            ))),
+            _ => None,
+        }
     }
 
     /// Forgets what Secrets say that nobody wants, from now on.
@@ -147,12 +175,14 @@ impl Certificates {
             Some(Some(secret)) => secret,
             Some(None) => {
                 held.fault = Some(format!("Secret {name} has not been read yet"));
+                held.is_broken = false;
                 return true;
             }
             None => {
                 *held = Held {
                     certificate: None,
                     fault: Some(format!("there is no Secret {name} of type kubernetes.io/tls")),
+                    is_broken: false,
                 };
                 return true;
             }
@@ -163,6 +193,7 @@ impl Certificates {
         } else {
             ""
         };
+        held.is_broken = true;
         match Certificate::read(name.clone(), &secret.chain, &secret.key) {
             Ok(new) if is_over(&new) && held.certificate.as_ref().is_some_and(|held| !is_over(held)) => {
                 held.fault = Some(format!("{}{stays}", expired(name, new.expires())));
@@ -171,6 +202,7 @@ impl Certificates {
                 *held = Held {
                     certificate: Some(Arc::new(new)),
                     fault: None,
+                    is_broken: false,
                 }
             }
             Err(error) => held.fault = Some(format!("Secret {name}: {error}{stays}")),
@@ -180,9 +212,16 @@ impl Certificates {
 }
 
 fn expired(name: &ObjectName, when: i64) -> String {
-    let when = jiff::Timestamp::from_second(when).map_or_else(|_| String::new(), |when| format!(" on {when}"));
-    format!("Secret {name}: its certificate expired{when}")
+    format!("Secret {name}: its certificate expired{}", on(when))
 }
+
+fn on(when: i64) -> String {
+    jiff::Timestamp::from_second(when).map_or_else(|_| String::new(), |when| format!(" on {when}"))
+}
+
+/// Seconds before its end at which a certificate should have been renewed: cert-manager does it a month before, or in the last third
+/// of a short life.
+const NEAR: i64 = 14 * 24 * 3600;
 
 #[cfg(test)]
 mod tests {
@@ -236,6 +275,7 @@ mod tests {
             assert!(certificates.apply(broken));
             let fault = certificates.fault(&name("chat")).unwrap();
             assert!(fault.contains(said) && fault.contains("the last good one stays"), "{fault}");
+            assert_eq!(certificates.alarm(&name("chat")), Some(Alarm::Invalid(fault)));
             assert_eq!(expiry(&certificates), first);
         }
         assert!(certificates.apply(secret(2200)));
@@ -245,9 +285,25 @@ mod tests {
     #[test]
     fn an_expired_certificate_is_shown_where_there_is_no_better_one_and_said_to_be() {
         let mut certificates = certificates(&secret(2030));
-        assert_eq!(certificates.fault(&name("chat")), None);
+        assert_eq!(
+            (certificates.fault(&name("chat")), certificates.alarm(&name("chat"))),
+            (None, None)
+        );
+        let near = certificates.next_expiry().unwrap();
+        certificates.set_now(near);
+        let alarm = certificates.alarm(&name("chat")).unwrap();
+        assert!(
+            matches!(&alarm, Alarm::Expiring(said) if said.contains("expires on 2030-12-31")),
+            "{alarm:?}"
+        );
         let at = certificates.next_expiry().unwrap();
+        assert_eq!(at, near + NEAR);
         certificates.set_now(at);
+        let alarm = certificates.alarm(&name("chat")).unwrap();
+        assert!(
+            matches!(&alarm, Alarm::Expiring(said) if said.contains("expired on 2030-12-31")),
+            "{alarm:?}"
+        );
         assert!(certificates.fault(&name("chat")).unwrap().contains("expired on 2030-12-31"));
         assert!(expiry(&certificates).is_some() && certificates.next_expiry().is_none());
     }
@@ -271,7 +327,7 @@ mod tests {
     fn a_secret_that_is_gone_takes_its_certificate_with_it() {
         let mut certificates = certificates(&secret(2100));
         assert!(certificates.delete(&name("chat")));
-        assert_eq!(expiry(&certificates), None);
+        assert_eq!((expiry(&certificates), certificates.alarm(&name("chat"))), (None, None));
         assert!(
             certificates
                 .fault(&name("chat"))

@@ -19,7 +19,9 @@ pub(super) use read::{Read, RouteState};
 use view::View;
 
 use super::{
-    Message, convert,
+    Message,
+    certificates::Alarm,
+    convert,
     index::Index,
     lease::{self, Identity, Pod, Timing},
     metrics::Metrics,
@@ -61,6 +63,7 @@ struct Collection {
     plural: &'static str,
     optional: bool,
     may_be_forbidden: bool,
+    label_selector: Option<&'static str>,
     field_selector: Option<&'static str>,
 }
 
@@ -91,6 +94,8 @@ pub(super) fn scopes(namespaces: &[String]) -> Vec<Scope> {
 pub(super) struct Session {
     view: View,
     ledger: Arc<Ledger>,
+    /// What must be done about certificates.
+    alarms: watch::Sender<Vec<(ObjectName, Alarm)>>,
     /// What this replica's table includes; `None` before the first.
     served: watch::Sender<Option<Versions>>,
     /// Rung when Secrets are to be listed again.
@@ -117,6 +122,7 @@ impl Session {
         let secrets = follow_all(&client, cluster, &Arc::from(class), &out, &mut tasks);
 
         let (served, serving) = watch::channel(None);
+        let (alarms, alarmed) = watch::channel(Vec::new());
         let (lead, leading) = watch::channel(false);
         let leases: Api<Lease> = Api::namespaced(client.clone(), &identity.namespace);
         let candidate = lease::elect(leases.clone(), Arc::clone(&identity), cluster.timing, lead, retire.clone());
@@ -146,6 +152,7 @@ impl Session {
             ledger: Arc::clone(&ledger),
             replica: identity.replica.clone(),
             served: serving,
+            alarms: alarmed,
             leading: leading.clone(),
             leases,
         }));
@@ -153,6 +160,7 @@ impl Session {
         Ok(Self {
             view: View::new(scopes(&cluster.namespaces), Arc::clone(&ledger)),
             ledger,
+            alarms,
             served,
             secrets,
             tasks,
@@ -171,7 +179,9 @@ impl Session {
     }
 
     /// A table has been published that includes everything that was heard.
-    pub(super) fn published(&self, publisher: &Publisher) {
+    pub(super) fn published(&self, publisher: &Publisher, alarms: Vec<(ObjectName, Alarm)>) {
+        self.alarms
+            .send_if_modified(|known| std::mem::replace(known, alarms) != *known);
         self.ledger.judged(publisher.verdicts());
         self.served.send_replace(Some(self.view.reached().clone()));
     }
@@ -257,7 +267,7 @@ fn follow_all(
             paths: collection.paths(scope.namespace.as_deref()),
             optional: collection.optional,
             may_be_forbidden: collection.may_be_forbidden,
-            label_selector: None,
+            label_selector: collection.label_selector.map(str::to_owned),
             field_selector: collection.field_selector.map(str::to_owned),
             relist: cluster.relist,
         };
@@ -314,13 +324,14 @@ async fn count(mut leading: watch::Receiver<bool>, metrics: Metrics) {
 /// News of Leases, or of the ticket keys, that wait before their reader does.
 const LEASES: usize = 64;
 
-const COLLECTIONS: [Collection; 5] = [
+const COLLECTIONS: [Collection; 6] = [
     Collection {
         kind: ObjectKind::WebSocketRoute,
         versions: &["/apis/holdfast.dev/v1alpha1"],
         plural: "websocketroutes",
         optional: false,
         may_be_forbidden: false,
+        label_selector: None,
         field_selector: None,
     },
     Collection {
@@ -329,6 +340,7 @@ const COLLECTIONS: [Collection; 5] = [
         plural: "services",
         optional: false,
         may_be_forbidden: false,
+        label_selector: None,
         field_selector: None,
     },
     Collection {
@@ -337,6 +349,7 @@ const COLLECTIONS: [Collection; 5] = [
         plural: "endpointslices",
         optional: false,
         may_be_forbidden: false,
+        label_selector: None,
         field_selector: None,
     },
     Collection {
@@ -348,6 +361,7 @@ const COLLECTIONS: [Collection; 5] = [
         plural: "referencegrants",
         optional: true,
         may_be_forbidden: false,
+        label_selector: None,
         field_selector: None,
     },
     Collection {
@@ -356,7 +370,17 @@ const COLLECTIONS: [Collection; 5] = [
         plural: "secrets",
         optional: false,
         may_be_forbidden: true, // who serves no TLS need not be allowed to read any
+        label_selector: None,
         field_selector: Some("type=kubernetes.io/tls"),
+    },
+    Collection {
+        kind: ObjectKind::Ingress,
+        versions: &["/apis/networking.k8s.io/v1"],
+        plural: "ingresses",
+        optional: true,
+        may_be_forbidden: true, // without cert-manager, or with another way to prove who owns a host
+        label_selector: Some("acme.cert-manager.io/http01-solver=true"),
+        field_selector: None,
     },
 ];
 

@@ -9,19 +9,19 @@ use std::{
 
 use k8s_openapi::{
     ByteString,
-    api::{core::v1 as core, discovery::v1 as discovery},
+    api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{
-    object::{EndpointSlice, Pod, Port, ReferenceGrant, Secret, Service, SliceEndpoint},
+    object::{EndpointSlice, Pod, Port, ReferenceGrant, Route, Secret, Service, SliceEndpoint},
     path::{Fault, FieldPath, Step},
     schema::Schema,
 };
 use crate::{
     api::{self, WebSocketRouteSpec},
-    routing::ObjectName,
+    routing::{ObjectName, table::CHALLENGE_PATH},
 };
 
 /// What is done about fields that the schema does not have.
@@ -193,6 +193,51 @@ pub(super) fn secret_data(object: core::Secret) -> BTreeMap<String, ByteString> 
     let text = object.string_data.unwrap_or_default();
     data.extend(text.into_iter().map(|(key, text)| (key, ByteString(text.into_bytes()))));
     data
+}
+
+/// An Ingress of cert-manager's HTTP-01 solver, as a route to the solver's Service: one host, and of its paths those of
+/// challenges. `None`: there is none.
+pub(super) fn challenge(name: ObjectName, ingress: networking::IngressSpec) -> Result<Option<Route>, Vec<Fault>> {
+    let Some(rule) = ingress.rules.unwrap_or_default().into_iter().next() else {
+        return Ok(None);
+    };
+    let path = FieldPath::of(["spec", "rules"]).item(0);
+    let Some(host) = rule.host.filter(|host| !host.is_empty()) else {
+        return Err(vec![Fault::of_name(path, "host is required: a challenge is one of a host")]);
+    };
+    let paths = rule.http.map(|http| http.paths).unwrap_or_default();
+    let mut rules = Vec::new();
+    for (index, of_path) in paths.into_iter().enumerate() {
+        let backend = of_path.backend.service;
+        let port = backend.as_ref().and_then(|service| service.port.as_ref()?.number);
+        match (of_path.path, backend, port) {
+            (Some(path), ..) if !path.starts_with(CHALLENGE_PATH) => {}
+            (Some(path), Some(service), Some(port)) => rules.push(json!({
+                "matches": [{"path": {"type": "Exact", "value": path}}],
+                "backendRefs": [{"name": service.name, "port": port}],
+            })),
+            _ => {
+                let path = path.field("http").field("paths").item(index);
+                return Err(vec![Fault::new(
+                    path,
+                    "a path and a Service with the number of a port are required",
+                )]);
+            }
+        }
+    }
+    if rules.is_empty() {
+        return Ok(None);
+    }
+    let spec = json!({"hostnames": [host.to_ascii_lowercase()], "rules": rules});
+    let fields = Map::from_iter([("spec".to_owned(), spec)]);
+    Ok(Some(Route {
+        name,
+        created: 0,
+        generation: None,
+        spec: route_spec(fields, Unknown::Refuse)?,
+        unreadable: Vec::new(),
+        origin: None,
+    }))
 }
 
 /// The spec of a ReferenceGrant as Gateway API has it.

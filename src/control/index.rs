@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     authorities,
-    certificates::Certificates,
+    certificates::{Alarm, Certificates},
     compile::{Compiled, compile},
     defaults::Defaults,
     endpoints::{self, Member},
@@ -43,6 +43,8 @@ pub struct Settings {
 pub struct Index {
     settings: Settings,
     routes: BTreeMap<ObjectName, Entry>,
+    /// By the name of their Ingress.
+    challenges: BTreeMap<ObjectName, Entry>,
     services: HashMap<ObjectName, Service>,
     slices: HashMap<ObjectName, EndpointSlice>,
     slices_of: HashMap<ObjectName, BTreeSet<ObjectName>>,
@@ -86,6 +88,7 @@ impl Index {
         Self {
             settings,
             routes: BTreeMap::new(),
+            challenges: BTreeMap::new(),
             services: HashMap::new(),
             slices: HashMap::new(),
             slices_of: HashMap::new(),
@@ -112,6 +115,7 @@ impl Index {
             }
             Event::Apply(Object::Secret(secret)) => table_if(self.certificates.apply(secret)),
             Event::Apply(Object::Tickets(tickets)) => self.apply_tickets(tickets),
+            Event::Apply(Object::Challenge(route)) => self.apply_challenge(route),
             Event::Delete(Key { kind, name }) => self.delete(kind, &name),
             Event::Resolved { host, addresses } => self.resolved(host, addresses),
         }
@@ -165,7 +169,7 @@ impl Index {
             &authorities.collect(),
         );
         let mut wanted: HashMap<&ObjectName, BTreeSet<u16>> = HashMap::new();
-        for entry in self.routes.values() {
+        for entry in self.routes.values().chain(self.challenges.values()) {
             for reference in entry.compiled.rules.iter().flat_map(|rule| &rule.references) {
                 wanted.entry(&reference.service).or_default().insert(reference.port);
             }
@@ -203,6 +207,7 @@ impl Index {
             ObjectKind::EndpointSlice => Box::new(self.slices.keys()),
             ObjectKind::ReferenceGrant => Box::new(self.grants.keys()),
             ObjectKind::Secret => Box::new(self.certificates.names()),
+            ObjectKind::Ingress => Box::new(self.challenges.keys()),
         }
     }
 
@@ -216,6 +221,27 @@ impl Index {
 
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.routes.values()
+    }
+
+    /// What must be done about certificates: for each Secret once in each namespace that names it, by its first route there.
+    pub(super) fn alarms(&self) -> Vec<(ObjectName, Alarm)> {
+        let mut told = BTreeSet::new();
+        let mut alarms = Vec::new();
+        for entry in self.routes.values() {
+            let route = &entry.route.name;
+            for secret in entry.compiled.tls.iter().map(|tls| &tls.secret) {
+                let may = secret.namespace == route.namespace || self.is_granted(&route.namespace, ObjectKind::Secret, secret);
+                if may && told.insert((&route.namespace, secret)) {
+                    alarms.extend(self.certificates.alarm(secret).map(|alarm| (route.clone(), alarm)));
+                }
+            }
+        }
+        alarms
+    }
+
+    /// The challenges that are being answered.
+    pub(super) fn challenges(&self) -> impl Iterator<Item = &Entry> {
+        self.challenges.values()
     }
 
     /// The certificates that routes name.
@@ -266,15 +292,7 @@ impl Index {
         }
         let mut compiled = compile(&route.name, &route.spec, &self.settings.defaults);
         compiled.faults.splice(..0, route.unreadable.iter().cloned());
-        let mut services = BTreeSet::new();
-        for reference in compiled.rules.iter().flat_map(|rule| &rule.references) {
-            let ports = self.cells.entry(reference.service.clone()).or_default();
-            ports.entry(reference.port).or_default();
-            services.insert(&reference.service);
-        }
-        for service in services {
-            self.refresh(service);
-        }
+        self.make_cells(&compiled);
         compiled.tls.iter().for_each(|tls| self.certificates.want(&tls.secret));
         if let Some(shown) = &compiled.backend_tls.shown {
             self.certificates.want(&shown.secret);
@@ -284,6 +302,30 @@ impl Index {
         }
         self.routes.insert(route.name.clone(), Entry { route, compiled });
         Change::Table
+    }
+
+    /// Like a route, but for the process's defaults: what they demand of clients is not for whoever issues certificates.
+    fn apply_challenge(&mut self, route: Arc<Route>) -> Change {
+        if self.challenges.get(&route.name).is_some_and(|old| old.route == route) {
+            return Change::Nothing;
+        }
+        let compiled = compile(&route.name, &route.spec, &Defaults::default());
+        self.make_cells(&compiled);
+        self.challenges.insert(route.name.clone(), Entry { route, compiled });
+        Change::Table
+    }
+
+    /// Makes the cells of the Services that a route refers to, where they are new.
+    fn make_cells(&mut self, compiled: &Compiled) {
+        let mut services = BTreeSet::new();
+        for reference in compiled.rules.iter().flat_map(|rule| &rule.references) {
+            let ports = self.cells.entry(reference.service.clone()).or_default();
+            ports.entry(reference.port).or_default();
+            services.insert(&reference.service);
+        }
+        for service in services {
+            self.refresh(service);
+        }
     }
 
     fn apply_service(&mut self, service: Service) -> Change {
@@ -329,6 +371,7 @@ impl Index {
             ObjectKind::WebSocketRoute => table_if(self.routes.remove(name).is_some()),
             ObjectKind::ReferenceGrant => table_if(self.grants.remove(name).is_some()),
             ObjectKind::Secret => table_if(self.certificates.delete(name)),
+            ObjectKind::Ingress => table_if(self.challenges.remove(name).is_some()),
             ObjectKind::Service => {
                 let was_there = self.services.remove(name).is_some();
                 self.refresh(name);

@@ -30,6 +30,8 @@ pub enum Object {
     ReferenceGrant(ReferenceGrant),
     Secret(Secret),
     Tickets(Tickets),
+    /// A challenge of ACME that is being answered, as a route to who answers it. The name is that of the Ingress.
+    Challenge(Arc<Route>),
 }
 
 /// What makes an object the same one across changes.
@@ -46,6 +48,8 @@ pub enum ObjectKind {
     EndpointSlice,
     ReferenceGrant,
     Secret,
+    /// Those of cert-manager's HTTP-01 solver only.
+    Ingress,
 }
 
 /// A WebSocketRoute that the schema admits. Equal to another if it means the same, wherever it was read.
@@ -167,16 +171,18 @@ impl ObjectKind {
             Self::EndpointSlice => "EndpointSlice",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::Secret => "Secret",
+            Self::Ingress => "Ingress",
         }
     }
 
     /// Every kind.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::WebSocketRoute,
         Self::Service,
         Self::EndpointSlice,
         Self::ReferenceGrant,
         Self::Secret,
+        Self::Ingress,
     ];
 }
 
@@ -189,6 +195,7 @@ impl Object {
             Self::ReferenceGrant(grant) => (ObjectKind::ReferenceGrant, &grant.name),
             Self::Secret(secret) => (ObjectKind::Secret, &secret.name),
             Self::Tickets(tickets) => (ObjectKind::Secret, &tickets.name),
+            Self::Challenge(route) => (ObjectKind::Ingress, &route.name),
         };
         Key {
             kind,

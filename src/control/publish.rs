@@ -25,6 +25,8 @@ pub(super) struct Publisher {
     serves_tls: bool,
     /// What was last said that concerns no route.
     said: Option<String>,
+    /// What was last said of challenges.
+    unanswered: Vec<(ObjectName, String)>,
 }
 
 impl Publisher {
@@ -36,6 +38,7 @@ impl Publisher {
             rules: Rules::new(),
             serves_tls,
             said: None,
+            unanswered: Vec::new(),
         }
     }
 
@@ -55,6 +58,7 @@ impl Publisher {
             table,
             certificates,
             verdicts,
+            unanswered,
         } = build_over(index, &self.rules);
         self.rules = table.rules().map(|rule| (rule.id.clone(), Arc::clone(rule))).collect();
         let generation = self.published.load().generation + 1;
@@ -68,7 +72,16 @@ impl Publisher {
         let rejected = verdicts.iter().filter(|verdict| !verdict.is_accepted()).count();
         tracing::info!(generation, routes = verdicts.len(), rejected, "routes published");
         self.report(index, verdicts);
+        self.warn_of_challenges(unanswered);
         self.warn_of_tls(index);
+    }
+
+    /// Says what keeps challenges of ACME from being answered.
+    fn warn_of_challenges(&mut self, unanswered: Vec<(ObjectName, String)>) {
+        for (ingress, reason) in unanswered.iter().filter(|wrong| !self.unanswered.contains(wrong)) {
+            tracing::warn!("Ingress {ingress}: its challenge is not answered: {reason}");
+        }
+        self.unanswered = unanswered;
     }
 
     /// Says what is wrong with TLS and is no route's fault.

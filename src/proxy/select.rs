@@ -50,17 +50,21 @@ pub fn find(worker: &Worker, parts: &request::Parts, forwarded: &Forwarded, atte
     let path = target::path(parts.uri.path()).ok_or(Reason::MalformedRequest)?;
     let snapshot = worker.shared.published.load();
     let is_secure = forwarded.scheme == "https";
-    check_tls(&snapshot.certificates, &host, &forwarded.arrival, is_secure).map_err(|reason| match reason {
-        Reason::TlsRequired if worker.shared.settings.https_redirect => Reason::RedirectedToHttps,
-        reason => reason,
-    })?;
+    // Whoever issues certificates asks in plain, before there is one to show.
+    let challenge = snapshot.table.challenge(&host, &path);
+    if challenge.is_none() || forwarded.arrival != Arrival::Plain {
+        check_tls(&snapshot.certificates, &host, &forwarded.arrival, is_secure).map_err(|reason| match reason {
+            Reason::TlsRequired if worker.shared.settings.https_redirect => Reason::RedirectedToHttps,
+            reason => reason,
+        })?;
+    }
     let handshake = Handshake {
         host: &host,
         path: &path,
         query: parts.uri.query(),
         headers: &parts.headers,
     };
-    let found = snapshot.table.find(&handshake).ok_or(Reason::NoRoute)?;
+    let found = challenge.or_else(|| snapshot.table.find(&handshake)).ok_or(Reason::NoRoute)?;
     attempt.matched(found.rule);
     let mut target = path.into_owned();
     if let Some(query) = parts.uri.query() {

@@ -10,6 +10,7 @@
 //! prefix; then more headers; then more query parameters; then one with subprotocols; then the older object; then by
 //! namespace and name; then by order in the object.
 
+mod challenge;
 mod explain;
 mod host;
 mod shadow;
@@ -20,8 +21,9 @@ use std::{
     sync::Arc,
 };
 
+pub use self::challenge::CHALLENGE_PATH;
 pub use self::explain::{Considered, Explanation, HostEntry, MAX_CONSIDERED, MAX_WIDER, Nearest, Verdict};
-use self::host::HostRules;
+use self::{challenge::Challenges, host::HostRules};
 pub use super::matching::{Handshake, Match, PathMatch, PatternError, ValueMatch, ValuePattern};
 use super::route::{ObjectName, Rule, RuleId};
 
@@ -63,6 +65,7 @@ pub struct Table {
     /// By what stands behind the `*.`.
     wildcards: HashMap<Box<str>, HostRules>,
     every: Option<HostRules>,
+    challenges: Challenges,
 }
 
 /// A rule that can never serve anything, because on each of its hosts another one with the same conditions, or fewer, goes
@@ -103,6 +106,18 @@ impl Table {
             rule: self.rule(entry),
             matched_path: entry.matched_path(),
         })
+    }
+
+    /// Serves a challenge of ACME, apart from all routes and before them: requests for this very host and path.
+    pub fn add_challenge(&mut self, host: &str, path: &str, rule: Arc<Rule>) {
+        self.rules.push(Arc::clone(&rule));
+        self.challenges.add(host, path, rule);
+    }
+
+    /// The rule of a challenge that is being answered at this host and path.
+    pub fn challenge(&self, host: &str, path: &str) -> Option<Found<'_>> {
+        let (matched_path, rule) = self.challenges.find(host, path)?;
+        Some(Found { rule, matched_path })
     }
 
     /// Each compiled rule once: from the oldest route on, by namespace and name, in the order of the object.

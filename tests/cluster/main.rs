@@ -15,6 +15,7 @@
 
 mod account;
 mod backend_tls;
+mod challenges;
 mod conditions;
 mod control_plane;
 mod endpoint;

@@ -58,7 +58,7 @@ fn what_an_installation_grants_is_enough_and_not_too_much() {
         // For one namespace. What was there before is removed as its author would: all but the definition and the routes.
         kubectl(
             control_plane,
-            "delete clusterrolebinding,clusterrole holdfast holdfast-certificates",
+            "delete clusterrolebinding,clusterrole holdfast holdfast-certificates holdfast-challenges",
         );
         kubectl(
             control_plane,

@@ -1,8 +1,9 @@
 //! Certificates in Secrets: shown as soon as they are there, renewed without a drop, refused where nobody grants them, and none
 //! of anybody's business where they may not be read.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use k8s_openapi::api::events::v1::Event;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName},
@@ -160,4 +161,68 @@ async fn without_secrets(control_plane: &ControlPlane, namespace: &Namespace) ->
         .until_it_may("create", "coordination.k8s.io", "leases", namespace.name())
         .await;
     account
+}
+
+#[test]
+fn the_leader_says_in_events_that_a_certificate_expires_soon_or_cannot_be_used() {
+    on_the_cluster(async |control_plane| {
+        let chat = Namespace::new(control_plane).await;
+        let host = chat.host();
+        let in_days = |days: i64| {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let mut params = rcgen::CertificateParams::new(vec![host.clone()]).unwrap();
+            let begin = rcgen::date_time_ymd(2020, 1, 1);
+            let now = jiff::Timestamp::now().as_second() - begin.unix_timestamp();
+            params.not_before = begin;
+            params.not_after = begin + Duration::from_secs((now + days * 86_400) as u64);
+            let made = params.self_signed(&key).unwrap();
+            json!({
+                "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": "chat-tls"},
+                "stringData": {"tls.crt": made.pem(), "tls.key": key.serialize_pem()},
+            })
+        };
+        let mut route = chat.route("chat", "/", "chat");
+        route["spec"]["tls"] = json!([{"secretName": "chat-tls"}]);
+        chat.apply(&route).await;
+        let _holdfast = Replica::of(&chat, "a").args(&["--https", "127.0.0.1:0"]).start().await;
+        let far = in_days(90);
+        chat.apply(&far).await;
+        chat.until_condition("chat", "Programmed", "True", "Programmed").await;
+        assert_eq!(told(&chat, "Certificate").await, [] as [String; 0]);
+
+        chat.apply(&in_days(5)).await;
+        until_told(&chat, "CertificateExpiring", "its certificate expires on ").await;
+        let mut broken = in_days(90);
+        broken["stringData"]["tls.key"] = far["stringData"]["tls.key"].clone();
+        chat.apply(&broken).await;
+        until_told(&chat, "CertificateInvalid", "is not the key of the certificate").await;
+    });
+}
+
+/// Notes of the Events about the route whose reason begins so.
+async fn told(namespace: &Namespace, reason: &str) -> Vec<String> {
+    let events = namespace.api::<Event>().list(&Default::default()).await.unwrap();
+    let is_meant = |event: &&Event| {
+        let regarding = event.regarding.as_ref().and_then(|object| object.name.as_deref());
+        event.reason.as_ref().is_some_and(|said| said.starts_with(reason))
+            && event.type_.as_deref() == Some("Warning")
+            && regarding == Some("chat")
+    };
+    events
+        .iter()
+        .filter(is_meant)
+        .map(|event| event.note.clone().unwrap())
+        .collect()
+}
+
+async fn until_told(namespace: &Namespace, reason: &str, words: &str) {
+    until(&format!("{reason}: {words}"), async || {
+        let notes = told(namespace, reason).await;
+        if notes.iter().any(|note| note.contains(words)) {
+            Ok(())
+        } else {
+            Err(notes)
+        }
+    })
+    .await;
 }

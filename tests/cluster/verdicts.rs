@@ -213,8 +213,13 @@ fn names_the_field(refusal: &str, problem: &Problem) -> bool {
 }
 
 async fn is_admitted(namespace: &Namespace, file: &Path, objects: Vec<Value>) {
-    // Not one of Kubernetes itself: there may be no definition of it.
-    for mut object in objects.into_iter().filter(|object| object["kind"] != "ReferenceGrant") {
+    // Not of Kubernetes itself: there may be no definition of these.
+    let is_foreign = |object: &Value| {
+        ["ReferenceGrant", "Issuer", "Certificate"]
+            .iter()
+            .any(|kind| object["kind"] == *kind)
+    };
+    for mut object in objects.into_iter().filter(|object| !is_foreign(object)) {
         let metadata = object["metadata"].as_object_mut();
         metadata.unwrap_or_else(|| panic!("{}", file.display())).remove("namespace");
         match namespace.dry_run(&object).await {

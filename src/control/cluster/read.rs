@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
@@ -72,6 +72,20 @@ pub(super) fn read(kind: ObjectKind, class: &str, watched: Watched) -> Read {
             let spec = fields.get_mut("spec").map(Value::take).unwrap_or_default();
             convert::from_value(spec, &FieldPath::of(["spec"]))
                 .map(|spec: GrantSpec| Object::ReferenceGrant(convert::reference_grant(name, spec)))
+        }
+        ObjectKind::Ingress => {
+            let of_class = metadata.annotations.get(CLASS_ANNOTATION).cloned();
+            let ingress: Result<networking::Ingress, _> = typed(fields);
+            let ingress = ingress.map(|ingress| ingress.spec.unwrap_or_default());
+            match ingress.map(|spec| (of_class.or_else(|| spec.ingress_class_name.clone()), spec)) {
+                Ok((Some(of_class), spec)) if of_class == class => match convert::challenge(name, spec) {
+                    Ok(Some(route)) => Ok(Object::Challenge(Arc::new(route))),
+                    Ok(None) => return unused(key, None),
+                    Err(faults) => Err(faults),
+                },
+                Ok(_) => return unused(key, None), // somebody else's
+                Err(faults) => Err(faults),
+            }
         }
         ObjectKind::Secret => typed(fields)
             .and_then(|object: core::Secret| convert::secret(name, object))
@@ -148,6 +162,9 @@ fn unused(key: Key, complaint: Option<String>) -> Read {
         state: None,
     }
 }
+
+/// What cert-manager names the class by where an issuer says `class` and not `ingressClassName`.
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 fn typed<T: DeserializeOwned>(fields: Map<String, Value>) -> Result<T, Vec<Fault>> {
     convert::from_value(Value::Object(fields), &FieldPath::default())

@@ -57,6 +57,7 @@ pub(super) fn decode(value: Value) -> (Option<Key>, Decoded) {
         ObjectKind::Service => service(name, fields),
         ObjectKind::EndpointSlice => endpoint_slice(name, fields),
         ObjectKind::ReferenceGrant => reference_grant(name, fields),
+        ObjectKind::Ingress => return (None, Decoded::Skipped(kind.word().to_owned())), // nobody issues certificates to a folder
         ObjectKind::Secret => match text("type").as_str() {
             TLS_SECRET => secret(name, fields),
             tickets::SECRET => ticket_keys(name, fields),

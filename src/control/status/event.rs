@@ -13,11 +13,14 @@ use kube::{
     core::Request,
 };
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     api::{self, Condition, ConditionStatus, WebSocketRouteStatus},
-    control::watch::{Meta, innermost},
+    control::{
+        certificates::Alarm,
+        watch::{Meta, innermost},
+    },
     routing::ObjectName,
 };
 
@@ -28,6 +31,8 @@ pub(super) struct Reporter {
     replica: String,
     /// How often each was created.
     counts: HashMap<String, i32>,
+    /// When what is told again and again was told last.
+    told: HashMap<String, Instant>,
     /// Routes, by uid, that were said to be programmed.
     programmed: HashSet<String>,
 }
@@ -46,6 +51,7 @@ impl Reporter {
             client,
             replica,
             counts: HashMap::new(),
+            told: HashMap::new(),
             programmed: HashSet::new(),
         }
     }
@@ -58,18 +64,51 @@ impl Reporter {
         before: &WebSocketRouteStatus,
         now: &WebSocketRouteStatus,
     ) {
-        if self.programmed.len() + self.counts.len() > REMEMBERED {
-            (self.programmed, self.counts) = Default::default();
-        }
+        self.forget();
         for news in news(before, now) {
             if news.reason != PROGRAMMED || self.programmed.insert(metadata.uid.clone()) {
-                self.create(route, metadata, news).await;
+                self.create(route, &metadata.uid, news).await;
             }
         }
     }
 
-    async fn create(&mut self, route: &ObjectName, metadata: &Meta, news: News) {
-        let name = name(route, &metadata.uid, &news);
+    /// Tells of a certificate, unless that was done within `pause`. Returns whether it did.
+    pub(super) async fn alarm(&mut self, route: &ObjectName, uid: &str, alarm: &Alarm, pause: Duration) -> bool {
+        self.forget();
+        let (reason, note) = match alarm {
+            Alarm::Invalid(note) => ("CertificateInvalid", note),
+            Alarm::Expiring(note) => ("CertificateExpiring", note),
+        };
+        let news = News {
+            kind: "Warning",
+            reason,
+            note: note.chars().take(NOTE).collect(),
+        };
+        let name = name(route, uid, &news);
+        if self.told.get(&name).is_some_and(|at| at.elapsed() < pause) {
+            return false;
+        }
+        self.told.insert(name, Instant::now());
+        self.create(route, uid, news).await;
+        true
+    }
+
+    fn forget(&mut self) {
+        if self.programmed.len() + self.counts.len() + self.told.len() > REMEMBERED {
+            (self.programmed, self.counts, self.told) = Default::default();
+        }
+    }
+
+    /// Creates the Event, or counts it once more. One that the API server has forgotten meanwhile is created anew.
+    async fn create(&mut self, route: &ObjectName, uid: &str, news: News) {
+        if self.try_create(route, uid, &news).await == Some(404) && self.counts.remove(&name(route, uid, &news)).is_some() {
+            self.try_create(route, uid, &news).await;
+        }
+    }
+
+    /// Returns the status of a refusal.
+    async fn try_create(&mut self, route: &ObjectName, uid: &str, news: &News) -> Option<u16> {
+        let name = name(route, uid, news);
         let count = self.counts.entry(name.clone()).and_modify(|count| *count += 1).or_insert(1);
         let path = Request::new(format!("/apis/events.k8s.io/v1/namespaces/{}/events", route.namespace));
         let time = format!("{:.6}", Timestamp::now());
@@ -93,16 +132,20 @@ impl Reporter {
                     "kind": api::KIND,
                     "namespace": &*route.namespace,
                     "name": &*route.name,
-                    "uid": metadata.uid,
+                    "uid": uid,
                 },
             });
             path.create(&PostParams::default(), serde_json::to_vec(&event).unwrap_or_default())
         };
-        let Ok(request) = request else { return };
+        let request = request.ok()?;
         let answer = timeout(CALL, self.client.request::<Value>(request)).await;
         if let Ok(Err(error)) = answer {
             tracing::debug!("WebSocketRoute {route}: no Event {}: {}", news.reason, innermost(&error));
+            if let kube::Error::Api(status) = error {
+                return Some(status.code);
+            }
         }
+        None
     }
 }
 

@@ -30,6 +30,7 @@ use super::{
 use crate::{
     api::{self, WebSocketRouteStatus},
     control::{
+        certificates::Alarm,
         lease::Replicas,
         object::ObjectKind,
         versions::Versions,
@@ -46,6 +47,8 @@ pub(in crate::control) struct Writer {
     pub(in crate::control) replica: String,
     /// What this replica's own table includes; `None` before its first.
     pub(in crate::control) served: watch::Receiver<Option<Versions>>,
+    /// What must be done about certificates.
+    pub(in crate::control) alarms: watch::Receiver<Vec<(ObjectName, Alarm)>>,
     pub(in crate::control) leading: watch::Receiver<bool>,
     /// The Leases of the class.
     pub(in crate::control) leases: mpsc::Receiver<News<Lease>>,
@@ -63,6 +66,7 @@ pub(in crate::control) async fn write(writer: Writer) {
         later: BTreeMap::new(),
         last: None,
         expiry: None,
+        alarm_at: None,
         not_before: Instant::now(),
         failures: 0,
         complained: None,
@@ -85,6 +89,8 @@ struct Desk {
     last: Option<ObjectName>,
     /// When the next replica expires, if nothing is heard of it.
     expiry: Option<Instant>,
+    /// When Events about certificates are due.
+    alarm_at: Option<Instant>,
     /// When the next write may go.
     not_before: Instant,
     /// In a row.
@@ -119,6 +125,7 @@ impl Desk {
                     }
                     self.start_over();
                 }
+                Ok(()) = self.writer.alarms.changed() => self.alarm_at = Some(Instant::now()),
                 Ok(()) = self.writer.served.changed() => self.queue.append(&mut self.pending),
                 Some(news) = self.writer.leases.recv() => self.lease(news),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
@@ -128,6 +135,7 @@ impl Desk {
                 self.lease(news);
             }
             if self.leads() {
+                self.alarm().await;
                 self.look().await;
             } else {
                 self.queue.clear();
@@ -141,6 +149,7 @@ impl Desk {
         self.later.clear();
         if self.leads() {
             self.queue.extend(self.writer.ledger.names());
+            self.alarm_at = Some(Instant::now());
         }
     }
 
@@ -155,7 +164,7 @@ impl Desk {
         }
         let expiry = self.expiry.filter(|_| !self.pending.is_empty());
         let write = (!self.queue.is_empty()).then_some(self.not_before);
-        [expiry, write, self.later.values().min().copied()]
+        [expiry, write, self.alarm_at, self.later.values().min().copied()]
             .into_iter()
             .flatten()
             .min()
@@ -179,6 +188,29 @@ impl Desk {
         }
         self.expiry = replicas.next_expiry(now);
         self.queue.append(&mut self.pending);
+    }
+
+    /// Tells of certificates, a few at a time, and of each again after a day: an Event is kept for an hour.
+    async fn alarm(&mut self) {
+        let now = Instant::now();
+        if self.alarm_at.is_none_or(|at| now < at) {
+            return;
+        }
+        let alarms = self.writer.alarms.borrow_and_update().clone();
+        let mut next = (!alarms.is_empty()).then_some(now + DAY);
+        let mut left = ALARMS;
+        for (route, alarm) in &alarms {
+            let Some(state) = self.writer.ledger.line(route).and_then(|line| line.state) else {
+                next = Some(now + LONGEST); // it was not seen yet
+                continue;
+            };
+            if left == 0 {
+                next = Some(now + SOON);
+                break;
+            }
+            left -= usize::from(self.reporter.alarm(route, &state.uid, alarm, DAY).await);
+        }
+        self.alarm_at = next;
     }
 
     /// Looks at the queue, and writes the first status that is due if one may be written now.
@@ -404,6 +436,10 @@ fn now() -> String {
 const MANAGER: &str = "holdfast";
 /// Between two writes: 20 in a second.
 const PACE: Duration = Duration::from_millis(50);
+/// Events about certificates at once.
+const ALARMS: usize = 20;
+/// How often it is told that a certificate expires, or cannot be used.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How long a call may take.
 const CALL: Duration = Duration::from_secs(5);
 /// How long a route may wait for replicas before that is written.
