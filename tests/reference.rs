@@ -189,6 +189,8 @@ struct Scene {
     holdfast: Holdfast,
     folder: Folder,
     server: Server,
+    /// The endpoints of Service pair.
+    pair: [Server; 2],
     /// Of secured.test.
     made: tls_client::Made,
 }
@@ -209,6 +211,10 @@ impl Scene {
                 "  hostnames: [secured.test]\n  tls: [{secretName: secured}]\n",
             ),
         );
+        let pair = [Server::start().await, Server::start().await];
+        let policies = "  retry: {codes: [503]}\n  health: {passive: {failures: 2}}\n";
+        folder.write("pair.yaml", route("pair", "/pair", "pair", policies));
+        folder.write("pair-service.yaml", service_of("pair", &pair));
         let made = tls_client::made("secured", &["secured.test"]);
         folder.write("secret.yaml", secret(&made));
         let out = fs::File::create(folder.at(LINES)).unwrap();
@@ -225,6 +231,7 @@ impl Scene {
             holdfast,
             folder,
             server,
+            pair,
             made,
         }
     }
@@ -254,8 +261,9 @@ impl Scene {
         }
         assert_eq!(ask(self.holdfast.http, handshake("/nowhere", MORE)).await.status, 404);
         self.come_with_tls().await;
+        self.fail_twice().await;
         eventually("all tunnels have ended", async || {
-            self.holdfast.metric("holdfast_ends_total", &[]).await == 3.0
+            self.holdfast.metric("holdfast_ends_total", &[]).await == 4.0
         })
         .await;
     }
@@ -284,6 +292,37 @@ impl Scene {
                     .await
                     .starts_with(&format!("HTTP/1.1 {status} "))
             );
+        }
+    }
+
+    /// A handshake that the second endpoint takes, and one that neither takes: then the first one is out.
+    async fn fail_twice(&self) {
+        for last in [101, 503] {
+            let mut client = Peer::connect(self.holdfast.http).await;
+            client.write(handshake("/pair", MORE)).await;
+            for status in [503, last] {
+                let mut endpoint = tokio::select! {
+                    endpoint = self.pair[0].connection() => endpoint,
+                    endpoint = self.pair[1].connection() => endpoint,
+                };
+                endpoint.head().await;
+                endpoint
+                    .write(match status {
+                        101 => switching("Sec-WebSocket-Protocol: chat\r\n"),
+                        _ => format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n"),
+                    })
+                    .await;
+                if status == 101 {
+                    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+                    client.close(1000).await;
+                    endpoint.frame().await;
+                    endpoint.close(1000).await;
+                    client.frame().await;
+                }
+            }
+            if last != 101 {
+                assert_eq!(client.answer().await.status, last);
+            }
         }
     }
 
@@ -317,6 +356,20 @@ impl Scene {
         client.head().await;
         (client, endpoint)
     }
+}
+
+/// A Service with several endpoints.
+fn service_of(name: &str, servers: &[Server]) -> String {
+    let mut objects = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: 80}}]}}\n");
+    for (index, server) in servers.iter().enumerate() {
+        let port = server.address.port();
+        objects += &format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: {name}-{index}, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\n\
+             ports: [{{port: {port}}}]\nendpoints: [{{addresses: [127.0.0.1]}}]\n"
+        );
+    }
+    objects
 }
 
 /// A Secret with a certificate.
