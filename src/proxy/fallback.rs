@@ -248,7 +248,7 @@ async fn forward(
         filter::change_answer(&found.rule, response.headers_mut());
         return Ok(Answered { response, by: None });
     }
-    let chosen = found.choose(&parts, forwarded)?;
+    let chosen = found.choose(&parts, forwarded, attempt)?;
     headers::remove_hop_by_hop(&mut parts.headers);
     headers::set_forwarded(&mut parts, forwarded, chosen.rule.forwarded);
     filter::change_request(&chosen.rule, &mut parts.headers);

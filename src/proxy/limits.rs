@@ -14,6 +14,8 @@ use http::{HeaderName, HeaderValue, request};
 use super::{error::Reason, headers::Forwarded, metrics::lock, record::Attempt};
 use crate::routing::{
     ObjectName, Rule,
+    balancer::{self, Client, NoPick, Pick},
+    endpoint::Held,
     limits::{ClientHashes, Full, Limits, Rates, RouteOpen},
 };
 
@@ -137,6 +139,49 @@ pub fn admit(rule: &Rule, parts: &request::Parts, forwarded: &Forwarded, attempt
     Ok(())
 }
 
+/// Picks endpoints, and takes a place at the first of them where places are limited. A plain request is never refused for
+/// want of one: it belongs to a session that its endpoint has already, as a poll of Socket.IO does.
+///
+/// # Errors
+/// There is nothing to pick.
+pub fn pick(rule: &Rule, client: &Client<'_>, attempt: &mut Attempt) -> Result<(Pick, Option<Held>), Reason> {
+    let reason = |no| match no {
+        NoPick::Unresolved => Reason::UnresolvedBackend,
+        NoPick::NoReadyEndpoint => Reason::NoReadyEndpoint,
+        NoPick::PersistedUnavailable => Reason::SessionUnavailable,
+        NoPick::EndpointsFull => Reason::EndpointConnectionLimit,
+    };
+    let limits = rule.limits.as_deref().filter(|_| attempt.is_handshake);
+    let most = limits.and_then(|limits| Some((limits, limits.max_connections_per_endpoint?)));
+    let Some((limits, most)) = most else {
+        return Ok((balancer::pick(rule, client).map_err(reason)?, None));
+    };
+    if limits.is_dry_run {
+        let pick = balancer::pick(rule, client).map_err(reason)?;
+        if balancer::would_be_full(rule, client, &pick, most) {
+            refuse(
+                limits,
+                attempt,
+                Limit::ConnectionsPerEndpoint,
+                Reason::EndpointConnectionLimit,
+            )?;
+        }
+        return Ok((pick, None));
+    }
+    for _ in 0..PICKS {
+        let pick = match balancer::pick_below(rule, client, most) {
+            Err(NoPick::EndpointsFull) => break,
+            picked => picked.map_err(reason)?,
+        };
+        if let Some(held) = pick.candidates.first().and_then(|(first, _)| first.hold_below(most)) {
+            return Ok((pick, Some(held)));
+        }
+        // Another worker was faster.
+    }
+    attempt.metrics().limited(Limit::ConnectionsPerEndpoint, false);
+    Err(Reason::EndpointConnectionLimit)
+}
+
 /// Judges a plain request: only its head is limited. What long polling does would be many handshakes and connections
 /// otherwise.
 ///
@@ -179,6 +224,9 @@ fn head_bytes(parts: &request::Parts) -> usize {
 fn whole_seconds(wait: Duration) -> u32 {
     u32::try_from(wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0))).unwrap_or(u32::MAX)
 }
+
+/// How often a place may be lost to another worker between a pick and its taking.
+const PICKS: usize = 100;
 
 #[cfg(test)]
 mod tests {

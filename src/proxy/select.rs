@@ -1,15 +1,12 @@
 //! Which rule serves a request, and which endpoints may: what a handshake and a plain request have in common.
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{cell::RefCell, net::SocketAddr, sync::Arc, time::SystemTime};
 
 use http::{HeaderMap, HeaderValue, header, request};
 
-use super::{connection::Arrival, error::Reason, filter, headers::Forwarded, record::Attempt, worker::Worker};
+use super::{connection::Arrival, error::Reason, filter, headers::Forwarded, limits, record::Attempt, worker::Worker};
 use crate::routing::{
-    Certificates, Endpoint, Handshake, Rule,
-    balancer::{self, Client, NoPick},
-    health::Moment,
-    persistence, target,
+    Certificates, Endpoint, Handshake, Rule, balancer::Client, endpoint::Held, health::Moment, persistence, target,
 };
 
 /// The rule and the endpoints of one request.
@@ -18,6 +15,10 @@ pub struct Chosen {
     pub rule: Arc<Rule>,
     /// Best first, never empty.
     pub candidates: Vec<Arc<Endpoint>>,
+    /// The place at the first candidate, where places are limited.
+    held: RefCell<Option<Held>>,
+    /// Connections that a candidate may have.
+    limit: Option<u32>,
     /// Path and query as the endpoint gets them: what was matched is what is sent, unless the rule rewrites it.
     pub target: String,
     client: SocketAddr,
@@ -104,7 +105,7 @@ impl FoundRule {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn choose(self, parts: &request::Parts, forwarded: &Forwarded) -> Result<Chosen, Reason> {
+    pub fn choose(self, parts: &request::Parts, forwarded: &Forwarded, attempt: &mut Attempt) -> Result<Chosen, Reason> {
         let Self {
             rule,
             matched_path,
@@ -122,11 +123,7 @@ impl FoundRule {
             moment,
             tries,
         };
-        let pick = balancer::pick(&rule, &client).map_err(|no| match no {
-            NoPick::Unresolved => Reason::UnresolvedBackend,
-            NoPick::NoReadyEndpoint => Reason::NoReadyEndpoint,
-            NoPick::PersistedUnavailable => Reason::SessionUnavailable,
-        })?;
+        let (pick, held) = limits::pick(&rule, &client, attempt)?;
         let mut cookies = HeaderMap::new();
         if rule.persistence.is_some() {
             for cookie in parts.headers.get_all(header::COOKIE) {
@@ -135,6 +132,12 @@ impl FoundRule {
         }
         Ok(Chosen {
             candidates: pick.candidates.into_iter().map(|(endpoint, _)| endpoint).collect(),
+            limit: rule
+                .limits
+                .as_deref()
+                .filter(|_| held.is_some())
+                .and_then(|limits| limits.max_connections_per_endpoint),
+            held: RefCell::new(held),
             client: forwarded.client,
             tls: forwarded.scheme == "https",
             target: filter::rewritten(&rule, target, &matched_path),
@@ -155,6 +158,16 @@ pub fn authority(parts: &request::Parts) -> Option<&str> {
 }
 
 impl Chosen {
+    /// Counts a dial of a candidate as one of its connections. `None`: it has as many as it may.
+    pub fn hold(&self, endpoint: &Arc<Endpoint>) -> Option<Held> {
+        let held = self.held.borrow_mut().take();
+        match (held.filter(|held| Arc::ptr_eq(held, endpoint)), self.limit) {
+            (Some(held), _) => Some(held),
+            (None, None) => Some(endpoint.hold()),
+            (None, Some(limit)) => endpoint.hold_below(limit),
+        }
+    }
+
     /// Makes of the endpoint's answer what the client gets: the rule's filter, then the persistence cookie, which no filter can
     /// take away.
     pub fn finish_answer(&self, endpoint: &Endpoint, answer: &mut HeaderMap) {

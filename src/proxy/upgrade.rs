@@ -92,7 +92,7 @@ fn prepare(
         return Err(Reason::Overload);
     }
     limits::admit(&found.rule, parts, forwarded, attempt)?;
-    Ok((handshake, found.choose(parts, forwarded)?))
+    Ok((handshake, found.choose(parts, forwarded, attempt)?))
 }
 
 /// Dials a candidate, replays the handshake, and checks the answer if it is a 101. Where the route asks for it, another one
@@ -111,7 +111,7 @@ async fn open(
     let retry = rule.retry.as_deref();
     let mut refused = None;
     loop {
-        let mut dialled = match upstream::dial(worker, rule, candidates).await {
+        let mut dialled = match upstream::dial(worker, chosen, candidates).await {
             Ok(dialled) => dialled,
             Err(reason) => return refused.unwrap_or(Err(reason)),
         };

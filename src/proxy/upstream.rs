@@ -23,6 +23,7 @@ use super::{
     head::{Fields, MAX_FIELDS, MAX_HEAD},
     health,
     metrics::Dial,
+    select::Chosen,
     stream::Stream,
     tls,
     worker::Worker,
@@ -45,7 +46,7 @@ pub struct Dialled {
 ///
 /// # Errors
 /// The reason of the last dial that failed, once all have.
-pub async fn dial(worker: &Worker, rule: &Rule, candidates: &[Arc<Endpoint>]) -> Result<Dialled, Reason> {
+pub async fn dial(worker: &Worker, chosen: &Chosen, candidates: &[Arc<Endpoint>]) -> Result<Dialled, Reason> {
     let mut targets = candidates
         .iter()
         .flat_map(|endpoint| {
@@ -59,10 +60,22 @@ pub async fn dial(worker: &Worker, rule: &Rule, candidates: &[Arc<Endpoint>]) ->
     let mut dials = FuturesUnordered::new();
     let mut failed = Reason::ConnectionRefused;
     let mut next = targets.next();
+    let mut held: Option<Arc<Endpoint>> = None;
     loop {
-        if let Some((endpoint, address)) = next.take() {
-            dials.push(dial_one(worker, rule, endpoint.hold(), address));
+        while let Some((endpoint, address)) = next.take() {
             next = targets.next();
+            // Another address of the same endpoint needs no place of its own: only one of the dials will count.
+            let is_held = held.as_ref().is_some_and(|held| Arc::ptr_eq(held, &endpoint));
+            let place = if is_held {
+                Some(endpoint.hold())
+            } else {
+                chosen.hold(&endpoint)
+            };
+            if let Some(place) = place {
+                held = Some(endpoint);
+                dials.push(dial_one(worker, &chosen.rule, place, address));
+                break;
+            }
         }
         if dials.is_empty() {
             return Err(failed);
@@ -73,7 +86,7 @@ pub async fn dial(worker: &Worker, rule: &Rule, candidates: &[Arc<Endpoint>]) ->
                     Ok(Connected { socket, endpoint, address, tls: None, .. }) => {
                         Ok(Dialled { socket: Stream::Plain(socket), endpoint, address, tls: None })
                     }
-                    Ok(connected) => Box::pin(secure(worker, rule, connected)).await,
+                    Ok(connected) => Box::pin(secure(worker, &chosen.rule, connected)).await,
                     Err(reason) => Err(reason),
                 };
                 match dialled {

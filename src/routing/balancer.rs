@@ -77,14 +77,45 @@ pub enum NoPick {
     NoReadyEndpoint,
     /// The client's own endpoint takes none, and the route says `onUnavailable: Fail` (503).
     PersistedUnavailable,
+    /// Every endpoint that takes some, or the client's own, has as many as it may (503).
+    EndpointsFull,
 }
 
-/// The endpoints to try for this client.
+/// The endpoints to try for this client, however many connections they have.
 ///
 /// # Errors
 /// There is none.
 pub fn pick(rule: &Rule, client: &Client<'_>) -> Result<Pick, NoPick> {
-    let backends = Backends::load(rule, client);
+    pick_from(&Backends::load(rule, client, None), client)
+}
+
+/// The endpoints to try among those that have fewer connections than `limit`. Others are passed over as if they took none.
+///
+/// # Errors
+/// There is none.
+pub fn pick_below(rule: &Rule, client: &Client<'_>, limit: u32) -> Result<Pick, NoPick> {
+    pick_from(&Backends::load(rule, client, Some(limit)), client)
+}
+
+/// Whether [`pick_below`] would have had nothing to offer where [`pick`] offered `pick`.
+pub fn would_be_full(rule: &Rule, client: &Client<'_>, pick: &Pick, limit: u32) -> bool {
+    let is_full = |endpoint: &Arc<Endpoint>| endpoint.open() >= limit;
+    let fails = |by| {
+        by != PickedBy::Algorithm
+            && rule
+                .persistence
+                .as_ref()
+                .is_some_and(|of| of.on_unavailable == OnUnavailable::Fail)
+    };
+    let first = pick.candidates.first().filter(|(endpoint, _)| is_full(endpoint));
+    first.is_some_and(|&(_, by)| {
+        let backends = Backends::load(rule, client, Some(limit));
+        fails(by) || (0..rule.backends.len()).all(|backend| !backends.is_usable(backend))
+    })
+}
+
+fn pick_from(backends: &Backends<'_>, client: &Client<'_>) -> Result<Pick, NoPick> {
+    let rule = backends.rule;
     let algorithm = || algorithm(&rule.balancing, client);
     let Some(persistence) = &rule.persistence else {
         return backends.pick(algorithm(), PickedBy::Algorithm);
@@ -135,24 +166,35 @@ struct Backends<'a> {
     sets: Sets,
     /// Where passive health leaves some endpoints of a set out: the others.
     admitted: SmallVec<[Option<Vec<Arc<Endpoint>>>; 4]>,
+    /// Connections that an endpoint may have.
+    limit: Option<u32>,
+    /// Where some of the others have as many: those that have fewer.
+    below: SmallVec<[Option<Vec<Arc<Endpoint>>>; 4]>,
     moment: Moment,
     tries: bool,
 }
 
 impl<'a> Backends<'a> {
-    fn load(rule: &'a Rule, client: &Client<'_>) -> Self {
+    fn load(rule: &'a Rule, client: &Client<'_>, limit: Option<u32>) -> Self {
         let sets = sets(rule);
         let admitted = |set: &Option<Arc<EndpointSet>>| health::admitted(set.as_ref()?.usable(), client.moment);
-        Self {
+        let mut backends = Self {
             admitted: match rule.health {
                 None => SmallVec::new(),
                 Some(_) => sets.iter().map(admitted).collect(),
             },
+            limit,
+            below: SmallVec::new(),
             moment: client.moment,
             tries: client.tries,
             rule,
             sets,
+        };
+        if let Some(limit) = limit {
+            let below = |backend| below(backends.usable(backend), limit);
+            backends.below = (0..rule.backends.len()).map(below).collect();
         }
+        backends
     }
 
     /// By weight and `order`.
@@ -162,7 +204,7 @@ impl<'a> Backends<'a> {
         }
         let backend = self
             .choose(order, |backend| self.has_share(backend))
-            .ok_or(NoPick::NoReadyEndpoint)?;
+            .ok_or_else(|| self.nothing())?;
         if self.sets[backend].is_none() {
             return Err(NoPick::Unresolved);
         }
@@ -179,7 +221,9 @@ impl<'a> Backends<'a> {
 
     /// The endpoint that a cookie names, whatever the weights say, and others behind it.
     fn pick_own(&self, own: Own, on_unavailable: OnUnavailable, order: Order) -> Result<Pick, NoPick> {
-        match (own.usable && self.takes(&own.endpoint), on_unavailable) {
+        let is_full = own.usable && self.is_full(&own.endpoint);
+        match (own.usable && !is_full && self.takes(&own.endpoint), on_unavailable) {
+            (false, OnUnavailable::Fail) if is_full => return Err(NoPick::EndpointsFull),
             (false, OnUnavailable::Fail) => return Err(NoPick::PersistedUnavailable),
             (false, OnUnavailable::Repick) => return self.pick(order, PickedBy::Algorithm),
             (true, _) => {}
@@ -211,6 +255,7 @@ impl<'a> Backends<'a> {
         let set = self.sets[backend].as_ref().ok_or(NoPick::Unresolved)?;
         let owner = set.members().iter().min_by_key(|(endpoint, _)| rank(key, endpoint.digest()));
         match owner {
+            Some((endpoint, state)) if set.takes(*state) && self.is_full(endpoint) => Err(NoPick::EndpointsFull),
             Some((endpoint, state)) if set.takes(*state) && self.takes(endpoint) => Ok(Pick {
                 candidates: Candidates::from_iter([(Arc::clone(endpoint), by)]),
             }),
@@ -288,8 +333,8 @@ impl<'a> Backends<'a> {
     }
 
     fn usable(&self, backend: usize) -> &[Arc<Endpoint>] {
-        match self.admitted.get(backend) {
-            Some(Some(admitted)) => admitted,
+        match (self.below.get(backend), self.admitted.get(backend)) {
+            (Some(Some(fewer)), _) | (_, Some(Some(fewer))) => fewer,
             _ => self.sets[backend].as_ref().map_or(&[], |set| set.usable()),
         }
     }
@@ -311,6 +356,25 @@ impl<'a> Backends<'a> {
         }
         is_first && self.tries && endpoint.claim(self.moment, self.rule.timeouts.handshake)
     }
+
+    fn is_full(&self, endpoint: &Endpoint) -> bool {
+        self.limit.is_some_and(|limit| endpoint.open() >= limit)
+    }
+
+    /// Why no backend has a share.
+    fn nothing(&self) -> NoPick {
+        let has_full = |(below, backend): (&Option<_>, &Backend)| below.is_some() && backend.weight > 0;
+        match self.below.iter().zip(&self.rule.backends).any(has_full) {
+            true => NoPick::EndpointsFull,
+            false => NoPick::NoReadyEndpoint,
+        }
+    }
+}
+
+/// Those that have fewer connections than `limit`. `None`: all of them.
+fn below(endpoints: &[Arc<Endpoint>], limit: u32) -> Option<Vec<Arc<Endpoint>>> {
+    let below: Vec<_> = endpoints.iter().filter(|endpoint| endpoint.open() < limit).cloned().collect();
+    (below.len() < endpoints.len()).then_some(below)
 }
 
 /// The backend that `point` falls to, of all weights laid end to end.

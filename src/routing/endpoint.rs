@@ -125,6 +125,13 @@ impl Endpoint {
         self.open.0.fetch_add(1, Ordering::Relaxed);
         Held(Arc::clone(self))
     }
+
+    /// The same, if fewer than `limit` are counted.
+    pub fn hold_below(self: &Arc<Self>, limit: u32) -> Option<Held> {
+        let one_more = |open: u32| (open < limit).then(|| open + 1);
+        let taken = self.open.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        taken.is_ok().then(|| Held(Arc::clone(self)))
+    }
 }
 
 /// One connection's share in [`Endpoint::open`]. Taken at the pick, given back at drop.

@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use holdfast::routing::limits::{ClientConnections, ClientKey, HandshakeRate, Limits};
+use holdfast::routing::{
+    limits::{ClientConnections, ClientKey, HandshakeRate, Limits},
+    route::{OnUnavailable, PersistBy, Persistence},
+};
 use tokio::{net::TcpSocket, task::JoinHandle};
 
 use crate::support::{Answer, Gateway, Peer, RuleBuilder, Server, ask, handshake, tunnel};
@@ -351,4 +354,96 @@ async fn a_head_is_no_larger_than_the_route_lets_it_be() {
         gateway.metric("holdfast_limited_total", &["limit=\"max_header_bytes\"", "mode=\"enforced\""]),
         2.0
     );
+}
+
+/// The endpoint of a client, told by how many connections each has.
+fn open_at(gateway: &Gateway, endpoint: &Endpoint) -> f64 {
+    let pod = format!("endpoint_pod=\"{}\"", endpoint.address);
+    gateway.metric("holdfast_endpoint_connections_active", &[&pod])
+}
+
+#[tokio::test]
+async fn an_endpoint_has_exactly_as_many_connections_as_it_may() {
+    let endpoints = [Endpoint::start().await, Endpoint::start().await, Endpoint::start().await];
+    let limits = Limits {
+        max_connections_per_endpoint: Some(20),
+        ..Limits::default()
+    };
+    let rule = RuleBuilder::to(&endpoints.each_ref().map(|endpoint| endpoint.address));
+    let rule = rule.change(|rule| rule.limits = Some(Arc::new(limits)));
+    let gateway = Gateway::with(rule.build(), |settings| settings.workers = 4);
+    let (clients, refused): (Vec<_>, Vec<_>) = join_all((0..90).map(|_| open(&gateway, handshake("/", ""))))
+        .await
+        .into_iter()
+        .partition(Result::is_ok);
+    // While one of them has a place, nobody is refused.
+    assert_eq!((clients.len(), refused.len()), (60, 30));
+    for endpoint in &endpoints {
+        assert_eq!(open_at(&gateway, endpoint), 20.0);
+    }
+    for answer in refused.into_iter().map(|refused| refused.err().unwrap()) {
+        assert_refused(&answer, 503, "endpoint_connection_limit", 5..=10);
+    }
+    let limit = ["limit=\"max_connections_per_endpoint\"", "mode=\"enforced\""];
+    assert_eq!(gateway.metric("holdfast_limited_total", &limit), 30.0);
+    // Plain requests are not refused.
+    let plain = ask(gateway.address, "GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    assert_ne!(plain.status, 503);
+    drop(clients);
+    gateway
+        .wait_for_metric("holdfast_endpoint_connections_active", &[], |open| open == 0.0)
+        .await;
+    assert!(open(&gateway, handshake("/", "")).await.is_ok());
+}
+
+#[tokio::test]
+async fn who_belongs_to_a_full_endpoint_gets_another_or_waits_as_the_route_says() {
+    for on_unavailable in [OnUnavailable::Repick, OnUnavailable::Fail] {
+        let endpoints = [Endpoint::start().await, Endpoint::start().await];
+        let limits = Limits {
+            max_connections_per_endpoint: Some(1),
+            ..Limits::default()
+        };
+        let rule = RuleBuilder::to(&endpoints.each_ref().map(|endpoint| endpoint.address));
+        let rule = rule.change(|rule| {
+            rule.limits = Some(Arc::new(limits));
+            rule.persistence = Some(Persistence {
+                by: PersistBy::Header("x-user".into()),
+                on_unavailable,
+            });
+        });
+        let gateway = Gateway::start(rule.build());
+        let _first = open(&gateway, user("ann")).await.unwrap();
+        let second = open(&gateway, user("ann")).await;
+        match on_unavailable {
+            OnUnavailable::Repick => {
+                assert!(second.is_ok());
+                let third = open(&gateway, user("ann")).await.err().unwrap();
+                assert_refused(&third, 503, "endpoint_connection_limit", 5..=10);
+            }
+            OnUnavailable::Fail => {
+                assert_refused(&second.err().unwrap(), 503, "endpoint_connection_limit", 5..=10);
+                // Somebody else's is free.
+                assert!(open(&gateway, handshake("/", "")).await.is_ok());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_passes_no_endpoint_over() {
+    let endpoint = Endpoint::start().await;
+    let limits = Limits {
+        max_connections_per_endpoint: Some(1),
+        is_dry_run: true,
+        ..Limits::default()
+    };
+    let gateway = Gateway::start(limited(endpoint.address, limits).build());
+    let clients = [
+        open(&gateway, handshake("/", "")).await,
+        open(&gateway, handshake("/", "")).await,
+    ];
+    assert!(clients.iter().all(Result::is_ok));
+    let limit = ["limit=\"max_connections_per_endpoint\"", "mode=\"dry_run\""];
+    assert_eq!(gateway.metric("holdfast_limited_total", &limit), 1.0);
 }

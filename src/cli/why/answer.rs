@@ -275,6 +275,10 @@ impl Answer {
                 "its backendRef cannot be resolved; see holdfast check",
             ),
             Err(NoPick::NoReadyEndpoint) => self.refuse(Reason::NoReadyEndpoint, "no endpoint takes new connections"),
+            Err(NoPick::EndpointsFull) => self.refuse(
+                Reason::EndpointConnectionLimit,
+                "every endpoint has as many connections as it may",
+            ),
             Err(NoPick::PersistedUnavailable) => {
                 self.refuse(
                     Reason::SessionUnavailable,

@@ -57,7 +57,7 @@ impl Pool {
                 }
             }
         }
-        let dialled = upstream::dial(worker, &chosen.rule, &chosen.candidates).await?;
+        let dialled = upstream::dial(worker, chosen, &chosen.candidates).await?;
         let address = dialled.address;
         // Nothing else would notice an endpoint that vanishes in the middle of an answer. A socket that is gone needs it not.
         let _ = socket::keep_alive(dialled.socket.tcp(), &worker.shared.settings.endpoint_keepalive);
