@@ -259,6 +259,7 @@ fn rule(name: &str, balancing: Balancing, persistence: Option<Persistence>, back
         limits: None,
         retry: None,
         health: None,
+        security: Arc::default(),
         cursor: Cursor::default(),
     }
 }

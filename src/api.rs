@@ -17,6 +17,7 @@ mod pattern;
 mod policy;
 mod retry;
 mod rule;
+mod security;
 mod status;
 mod tls;
 
@@ -42,6 +43,7 @@ pub use policy::{
 };
 pub use retry::Retry;
 pub use rule::{BackendRef, HeaderMatch, PathMatch, PathMatchType, QueryParamMatch, RouteMatch, RouteRule, ValueMatchType};
+pub use security::{MissingOrigin, OriginPolicy, Origins, Security, SourceRanges};
 pub use status::{Condition, ConditionStatus, WebSocketRouteStatus};
 pub use tls::RouteTls;
 
@@ -162,4 +164,8 @@ pub struct WebSocketRouteSpec {
     /// Which endpoints are left out for a time, besides those that Kubernetes says are not ready. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
+
+    /// Who may come in: pages of which origins, clients of which addresses. Default: everybody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub security: Option<Security>,
 }

@@ -13,6 +13,7 @@ pub mod error;
 mod fallback;
 mod filter;
 mod frame;
+mod guard;
 mod head;
 mod headers;
 mod health;

@@ -22,6 +22,7 @@ mod query;
 mod rendezvous;
 pub mod retry;
 pub mod route;
+pub mod security;
 pub mod table;
 pub mod target;
 pub mod ticket;

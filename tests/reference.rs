@@ -382,7 +382,7 @@ fn secret(made: &tls_client::Made) -> String {
 }
 
 /// Header lines of every request: each fills a field. They are more than the route would let pass, were its limits no dry run.
-const MORE: &str = "User-Agent: test\r\nX-Forwarded-For: 192.0.2.1\r\nSec-WebSocket-Protocol: chat\r\nCookie: \
+const MORE: &str = "User-Agent: test\r\nX-Forwarded-For: 192.0.2.1\r\nSec-WebSocket-Protocol: chat\r\nOrigin: https://foreign.test\r\nCookie: \
     a=xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\
     xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n";
 

@@ -248,6 +248,7 @@ fn rule_named(id: RuleId) -> Rule {
         limits: None,
         retry: None,
         health: None,
+        security: Arc::default(),
         cursor: Cursor::default(),
     }
 }

@@ -16,6 +16,13 @@ pub(super) const KIND: &str = "^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$";
 pub(super) const TOKEN: &str = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$";
 /// A path that can stand in a cookie.
 pub(super) const COOKIE_PATH: &str = "^/[!-:<-~]*$";
+/// A host as in [`HOSTNAME`], or an origin as a browser writes it, with such a host.
+pub(super) const ORIGIN: &str = concat!(
+    r"^([a-z][-a-z0-9+.]*://(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*(:[0-9]{1,5})?",
+    r"|(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*)$",
+);
+/// What can be an address, perhaps with a prefix length; which ones are, is seen when they are read.
+pub(super) const NETWORK: &str = "^[0-9a-fA-F:.]+(/[0-9]{1,3})?$";
 /// A duration of GEP-2257.
 pub(super) const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
 /// What a header field's value may be: printable ASCII, with spaces and tabs within.
@@ -45,6 +52,8 @@ pub fn pattern_in_words(pattern: &str) -> Option<&'static str> {
         REPLACEMENT => "empty, or a path that begins with / and has no ? or # in it",
         FILE_NAME => "a file's name of letters, digits, -, _ and . that does not begin with . or -",
         FILE_PATH => "names of letters, digits, -, _ and . with / between them, none of which begins with . or -",
+        ORIGIN => "a host in lower case, perhaps with *. in front, or an origin such as https://app.example.com:8443",
+        NETWORK => "an address, or a network such as 10.0.0.0/8",
         DURATION => "a duration such as 90s, 1h30m or 250ms",
         _ => return None,
     };

@@ -228,6 +228,7 @@ fn rules(index: &Index, entry: &Entry, before: &Rules, configs: &mut Configs, un
             limits: compiled.limits.clone(),
             retry: compiled.retry.clone(),
             health: compiled.health.clone(),
+            security: Arc::clone(&compiled.security),
             cursor: Cursor::default(),
         };
         let old = before.get(&new.id).filter(|old| is_same(old, &new));
@@ -289,7 +290,7 @@ fn is_same(a: &Rule, b: &Rule) -> bool {
         && a.backends.iter().zip(&b.backends).all(is_same_backend)
         && (&a.fallback, &a.filters, a.forwarded) == (&b.fallback, &b.filters, b.forwarded)
         && (&a.persistence, &a.balancing) == (&b.persistence, &b.balancing)
-        && (a.timeouts, a.heartbeat, &a.limits) == (b.timeouts, b.heartbeat, &b.limits)
+        && (a.timeouts, a.heartbeat, &a.limits, &a.security) == (b.timeouts, b.heartbeat, &b.limits, &b.security)
         && (&a.retry, &a.health) == (&b.retry, &b.health)
 }
 

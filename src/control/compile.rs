@@ -3,6 +3,7 @@
 mod backend_tls;
 mod filter;
 mod limits;
+mod security;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -27,6 +28,7 @@ use crate::{
         persistence::default_cookie_name,
         retry::Retry,
         route::{Balancing, Cookie, Fallback, HashSource, OnUnavailable, PersistBy, Persistence, SameSite},
+        security::Security,
         table::{Match, PathMatch, ValueMatch, ValuePattern},
     },
 };
@@ -48,6 +50,7 @@ pub(crate) struct Compiled {
     pub(crate) limits: Option<Arc<Limits>>,
     pub(crate) retry: Option<Arc<Retry>>,
     pub(crate) health: Option<Arc<Passive>>,
+    pub(crate) security: Arc<Security>,
 }
 
 /// A certificate that a route names.
@@ -106,6 +109,7 @@ pub(crate) fn compile(name: &ObjectName, spec: &WebSocketRouteSpec, defaults: &D
             id,
         });
     }
+    let security = security::security(spec, &root.field("security"), &mut faults);
     let hostnames = spec.hostnames.iter().map(|hostname| hostname.as_str().into()).collect();
     let health = passive_health(spec, &root, &mut faults);
     Compiled {
@@ -119,6 +123,7 @@ pub(crate) fn compile(name: &ObjectName, spec: &WebSocketRouteSpec, defaults: &D
         limits: limits::limits(spec.limits.as_ref()),
         retry: policy::health::retry(spec).map(Arc::new),
         health,
+        security: Arc::new(security),
     }
 }
 

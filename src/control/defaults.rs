@@ -144,6 +144,7 @@ impl Defaults {
             forwarded,
             retry,
             health,
+            security,
         } = &**defaults;
         Cow::Owned(WebSocketRouteSpec {
             session_persistence: merged("sessionPersistence", &spec.session_persistence, session_persistence),
@@ -154,6 +155,7 @@ impl Defaults {
             forwarded: merged("forwarded", &spec.forwarded, forwarded),
             retry: merged("retry", &spec.retry, retry),
             health: merged("health", &spec.health, health),
+            security: merged("security", &spec.security, security),
             ..spec.clone()
         })
     }
@@ -269,7 +271,7 @@ impl fmt::Display for Defaults {
 
 /// What the file may say, and how many levels down its fields and a route's complete each other. 0: a policy whose parts
 /// belong together is taken whole from the one or the other.
-const POLICIES: [(&str, usize); 8] = [
+const POLICIES: [(&str, usize); 9] = [
     ("sessionPersistence", 0),
     ("loadBalancing", 0),
     ("timeouts", 1),
@@ -278,6 +280,7 @@ const POLICIES: [(&str, usize); 8] = [
     ("forwarded", 1),
     ("retry", 1),
     ("health", 2),
+    ("security", 1),
 ];
 /// Policies that are told by rule.
 const OF_RULES: [&str; 2] = ["sessionPersistence", "loadBalancing"];

@@ -28,6 +28,10 @@ pub enum Reason {
     TlsOnPlainPort,
     /// The certificate that this connection was opened with is not the one of the host that the request names.
     Misdirected,
+    /// `security.sourceRanges` does not let the client's address in.
+    SourceRefused,
+    /// `security.origins` does not let the page open a WebSocket.
+    OriginRefused,
     /// The request's head is larger than 32 KiB or than `limits.maxHeaderBytes`, or has more than 100 fields.
     HeadersTooLarge,
     /// The rule serves files, and this process has no folder of them, or cannot read it.
@@ -93,7 +97,7 @@ pub struct Answer {
 }
 
 impl Reason {
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 37] = [
         Self::MalformedRequest,
         Self::NoRoute,
         Self::MethodNotAllowed,
@@ -105,6 +109,8 @@ impl Reason {
         Self::PlainOnTlsPort,
         Self::TlsOnPlainPort,
         Self::Misdirected,
+        Self::SourceRefused,
+        Self::OriginRefused,
         Self::HeadersTooLarge,
         Self::StaticUnavailable,
         Self::HandshakeRateLimited { retry_after: 1 },
@@ -194,6 +200,18 @@ impl Reason {
                 421,
                 "http_request_error",
                 "This connection was opened for another host.",
+            ),
+            Self::SourceRefused => (
+                "source_refused",
+                403,
+                "http_request_denied",
+                "Clients of this address are not served here.",
+            ),
+            Self::OriginRefused => (
+                "origin_refused",
+                403,
+                "http_request_denied",
+                "Pages of this origin may not open a WebSocket here.",
             ),
             Self::HeadersTooLarge => (
                 "headers_too_large",

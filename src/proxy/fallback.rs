@@ -29,7 +29,7 @@ use super::{
     answer,
     connection::{Origin, describe},
     error::Reason,
-    filter,
+    filter, guard,
     head::{self, MAX_FIELDS, MAX_HEAD},
     headers, limits,
     record::Attempt,
@@ -228,6 +228,7 @@ async fn forward(
         (_, true) => return Err(Reason::Overload),
         _ => {}
     }
+    guard::source(&found.rule, forwarded)?;
     limits::admit_plain(&found.rule, &parts, attempt)?;
     let response = match (redirect, &found.rule.fallback) {
         (Some((redirect, location)), _) => Some(respond::redirect(redirect, &location)?.map(own)),

@@ -83,6 +83,8 @@ pub struct RuleMetrics {
     pub limits: Arc<limits::Counts>,
     /// By limit: what was refused, what would have been.
     limited: [[AtomicU64; 2]; Limit::ALL.len()],
+    /// Handshakes of foreign pages: refused, passed.
+    cross_origin: [AtomicU64; 2],
     shared: Arc<SharedMetrics>,
 }
 
@@ -287,6 +289,7 @@ impl RuleMetrics {
             route,
             limits,
             limited: Default::default(),
+            cross_origin: Default::default(),
             shared,
         }
     }
@@ -313,6 +316,11 @@ impl RuleMetrics {
     /// Counts what a limit refused, or would have refused if it were no dry run.
     pub fn limited(&self, limit: Limit, is_dry_run: bool) {
         self.limited[limit as usize][usize::from(is_dry_run)].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a handshake of a foreign page, and says how many there were before.
+    pub fn cross_origin(&self, passed: bool) -> u64 {
+        self.cross_origin[usize::from(passed)].fetch_add(1, Relaxed)
     }
 
     pub fn opened(&self, handshake: Duration) {

@@ -125,6 +125,8 @@ pub struct Attempt {
     pub would_be_refused_by: Option<Limit>,
     /// Endpoints that have been sent the handshake.
     pub attempts: u8,
+    /// The page that the handshake comes from, where it is a foreign one.
+    origin: Option<Box<str>>,
     rule: Option<(Arc<Rule>, Arc<RuleMetrics>)>,
     answered: bool,
 }
@@ -148,6 +150,7 @@ impl Attempt {
             place: None,
             would_be_refused_by: None,
             attempts: 0,
+            origin: None,
             rule: None,
             answered: false,
         }
@@ -161,6 +164,22 @@ impl Attempt {
     /// The handshake goes to one more endpoint.
     pub fn retried(&self, reason: &'static str) {
         self.metrics().retried(reason);
+    }
+
+    /// Counts and notes that the handshake comes from a foreign page.
+    pub fn cross_origin(&mut self, origin: &str, passed: bool) {
+        self.origin = Some(shortened(origin).into());
+        let Some((rule, metrics)) = &self.rule else { return };
+        let is_first = metrics.cross_origin(passed) == 0;
+        if is_first && passed {
+            tracing::warn!(
+                route = %rule.id,
+                origin = shortened(origin),
+                "a page of another origin opens WebSockets with its user's cookies, as any page can; if the application does \
+                 not check Origin itself, set spec.security.origins. Said once; the rest is in \
+                 holdfast_cross_origin_handshakes_total"
+            );
+        }
     }
 
     /// When the request's head was complete.
@@ -280,6 +299,9 @@ impl Attempt {
             line.word("tls.protocol.version", "tls", version.word());
         }
         line.text("url.path", "path", shortened(&self.path));
+        if let Some(origin) = &self.origin {
+            line.text("holdfast.cross_origin", "origin", origin);
+        }
         if let Some(request_id) = &self.request_id {
             line.text("http.request.id", "request", shortened(request_id));
         }

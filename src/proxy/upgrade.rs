@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     Admitted, answer,
     error::Reason,
-    filter,
+    filter, guard,
     headers::{self, Forwarded},
     health, limits,
     record::Attempt,
@@ -91,6 +91,8 @@ fn prepare(
     if client.admitted.is_over() {
         return Err(Reason::Overload);
     }
+    guard::source(&found.rule, forwarded)?;
+    guard::origin(&found.rule, parts, attempt)?;
     limits::admit(&found.rule, parts, forwarded, attempt)?;
     Ok((handshake, found.choose(parts, forwarded, attempt)?))
 }

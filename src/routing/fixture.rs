@@ -56,6 +56,7 @@ pub fn rule(balancing: Balancing, persistence: Option<Persistence>, backends: Ve
         limits: None,
         retry: None,
         health: None,
+        security: Arc::default(),
         cursor: Cursor::default(),
     }
 }

@@ -11,6 +11,7 @@ use super::{
     health::Passive,
     limits::Limits,
     retry::Retry,
+    security::Security,
 };
 
 pub use super::fallback::Fallback;
@@ -62,6 +63,8 @@ pub struct Rule {
     pub retry: Option<Arc<Retry>>,
     /// `None`: what is seen of endpoints does not count.
     pub health: Option<Arc<Passive>>,
+    /// The same for all rules of a route.
+    pub security: Arc<Security>,
     /// What picks leave for the next one. Starts as the default.
     pub cursor: Cursor,
 }

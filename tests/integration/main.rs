@@ -11,6 +11,7 @@
 
 mod actor;
 mod process;
+mod security;
 mod support;
 mod tls_client;
 

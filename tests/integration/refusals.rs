@@ -10,6 +10,7 @@ use holdfast::{
         endpoint::State,
         limits::{ClientConnections, ClientKey, Limits},
         route::{Fallback, OnUnavailable, PersistBy, Persistence},
+        security::{OriginPolicy, Origins, Security, Sources},
     },
 };
 
@@ -86,6 +87,27 @@ async fn produce(reason: Reason) -> Option<Refused> {
         Reason::StaticUnavailable => return None,
         // With certificates: tls.rs.
         Reason::TlsRequired | Reason::RedirectedToHttps | Reason::Misdirected | Reason::PlainOnTlsPort => return None,
+        Reason::SourceRefused => {
+            let sources = Sources {
+                deny: ["127.0.0.0/8".parse().unwrap()].into(),
+                ..Sources::default()
+            };
+            rule.security = Arc::new(Security {
+                sources,
+                ..Security::default()
+            });
+        }
+        Reason::OriginRefused => {
+            let origins = Origins {
+                policy: OriginPolicy::SameOrigin,
+                ..Origins::default()
+            };
+            rule.security = Arc::new(Security {
+                origins,
+                ..Security::default()
+            });
+            request = handshake("/", "Origin: https://evil.example\r\n");
+        }
         Reason::TlsOnPlainPort => request = "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}".to_owned(),
         // With TLS towards the endpoint: backend_tls.rs.
         Reason::EndpointCertificate | Reason::EndpointTlsAlert | Reason::EndpointTlsError | Reason::EndpointTlsUnusable => {

@@ -30,6 +30,7 @@ use holdfast::{
         limits::Limits,
         retry::Retry,
         route::{Balancing, Fallback, Heartbeat, Heartbeats, Persistence, Timeouts},
+        security::Security,
         table::{Match, PathMatch, RouteSpec, RuleSpec},
     },
     telemetry::{Flush, Lines, LogFormat},
@@ -270,6 +271,7 @@ pub struct RuleBuilder {
     pub filters: Option<Box<Filters>>,
     pub forwarded: Forwarded,
     pub persistence: Option<Persistence>,
+    pub security: Arc<Security>,
     pub timeouts: Timeouts,
     pub heartbeat: Heartbeats,
     pub limits: Option<Arc<Limits>>,
@@ -291,6 +293,7 @@ impl RuleBuilder {
             filters: None,
             forwarded: Forwarded::BUILT_IN,
             persistence: None,
+            security: Arc::default(),
             timeouts: Timeouts {
                 connect: Duration::from_secs(2),
                 handshake: Duration::from_secs(10),
@@ -342,6 +345,7 @@ impl RuleBuilder {
             limits: self.limits,
             retry: self.retry.map(Arc::new),
             health: self.health.map(Arc::new),
+            security: self.security,
             cursor: Default::default(),
         };
         let everything = Match {

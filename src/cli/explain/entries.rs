@@ -88,6 +88,25 @@ pub(super) const ENTRIES: &[Entry] = &[
         fix: "Update the client.",
     },
     Entry {
+        word: "source_refused",
+        kind: Kind::Reason,
+        brief: "The client's address is not one that the route lets in.",
+        how: "security.sourceRanges denies it, or allows others only. The address is the one that trusted proxies tell.",
+        seen: NOTHING,
+        fix: "The record has the address as client. If it is your load balancer's, name its network with --trusted-proxies, or \
+              switch on --proxy-protocol; else change the ranges.",
+    },
+    Entry {
+        word: "origin_refused",
+        kind: Kind::Reason,
+        brief: "The page that began the handshake may not open WebSockets here.",
+        how: "A browser names the page's origin in Origin; security.origins does not let that one in, or wants one and there is \
+              none.",
+        seen: NOTHING,
+        fix: "The record has the origin. If the page is yours, add it to security.origins.allow. A client that is no browser and \
+              sends no Origin needs missing: Allow.",
+    },
+    Entry {
         word: "headers_too_large",
         kind: Kind::Reason,
         brief: "The head of the request is larger than 32 KiB or than limits.maxHeaderBytes, or has more than 100 fields.",

@@ -27,7 +27,7 @@ const fn field(json: &'static str, text: &'static str, events: &'static str, mea
 }
 
 /// All of them, in the order in which a line has them. Of two that share a name in text, the text has both in one.
-pub const FIELDS: [Field; 47] = [
+pub const FIELDS: [Field; 48] = [
     field("timestamp", "", EVERY, "RFC 3339, UTC, milliseconds. Text begins with it."),
     field("level", "", EVERY, "INFO."),
     field(
@@ -95,6 +95,12 @@ pub const FIELDS: [Field; 47] = [
         "The path. The query is never written: tokens live there.",
     ),
     field("url.path", "target", ENDED, "The same."),
+    field(
+        "holdfast.cross_origin",
+        "origin",
+        "opened, refused",
+        "Origin of a foreign page, if it was refused or its handshake carries cookies other than ours.",
+    ),
     field("http.request.id", "request", REQUEST, "X-Request-Id, as the endpoint got it."),
     field("user_agent.original", "agent", REQUEST, "What the client says it is."),
     field(

@@ -234,7 +234,8 @@ fn ejected(endpoints: &[Arc<Endpoint>]) -> Vec<Metric> {
 
 fn per_rule(rules: &[Arc<RuleMetrics>]) -> Vec<MetricFamily> {
     let (mut active, mut handshakes, mut handshake, mut ends, mut connection) = (vec![], vec![], vec![], vec![], vec![]);
-    let (mut bytes, mut messages, mut fallback, mut limited, mut retries) = (vec![], vec![], vec![], vec![], vec![]);
+    let (mut bytes, mut messages, mut fallback, mut limited, mut retries, mut cross_origin) =
+        (vec![], vec![], vec![], vec![], vec![], vec![]);
     for rule in rules {
         let base = rule.labels();
         let with = |extra: &[(&str, &str)]| {
@@ -257,6 +258,12 @@ fn per_rule(rules: &[Arc<RuleMetrics>]) -> Vec<MetricFamily> {
                 if count > 0 {
                     limited.push(with_counter(with(&[("limit", limit.word()), ("mode", mode)]), count as f64));
                 }
+            }
+        }
+        for (count, verdict) in rule.cross_origin.iter().zip(["refused", "passed"]) {
+            let count = count.load(Relaxed);
+            if count > 0 {
+                cross_origin.push(with_counter(with(&[("verdict", verdict)]), count as f64));
             }
         }
         if rule.id.is_none() {
@@ -307,6 +314,7 @@ fn per_rule(rules: &[Arc<RuleMetrics>]) -> Vec<MetricFamily> {
         family(&names::RELAYED_MESSAGES_TOTAL, messages),
         family(&names::FALLBACK_REQUESTS_TOTAL, fallback),
         family(&names::LIMITED_TOTAL, limited),
+        family(&names::CROSS_ORIGIN_HANDSHAKES_TOTAL, cross_origin),
     ]
 }
 

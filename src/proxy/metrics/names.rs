@@ -5,7 +5,7 @@ use prometheus::proto::MetricType;
 pub use crate::telemetry::metric::Name;
 
 /// All of them.
-pub const ALL: [Name; 27] = [
+pub const ALL: [Name; 28] = [
     CLOSE_CODES_TOTAL,
     HEARTBEATS_MISSED_TOTAL,
     HEARTBEAT_RTT_SECONDS,
@@ -33,6 +33,7 @@ pub const ALL: [Name; 27] = [
     LIMITED_TOTAL,
     LIMITED_CLIENTS,
     LIMITED_CLIENTS_EVICTED_TOTAL,
+    CROSS_ORIGIN_HANDSHAKES_TOTAL,
 ];
 
 pub const CLOSE_CODES_TOTAL: Name = Name {
@@ -196,4 +197,10 @@ pub const LIMITED_CLIENTS_EVICTED_TOTAL: Name = Name {
     kind: MetricType::COUNTER,
     labels: "",
     help: "Clients whose handshakes were forgotten too early because a million and a half were remembered.",
+};
+pub const CROSS_ORIGIN_HANDSHAKES_TOTAL: Name = Name {
+    name: "holdfast_cross_origin_handshakes_total",
+    kind: MetricType::COUNTER,
+    labels: "route_namespace, route, rule, verdict",
+    help: "WebSocket handshakes of foreign pages: passed although they carry cookies other than ours, or refused.",
 };
