@@ -19,21 +19,24 @@ pub(super) fn connections(asked: Option<u32>) -> Limit {
     let by_memory = memory_limit().map_or(usize::MAX, |bytes| {
         usize::try_from(bytes / MEMORY_PER_CONNECTION).unwrap_or(usize::MAX)
     });
-    let fit = fit.min(by_memory).max(1);
+    let limit = limit(asked, fit.min(by_memory));
+    if let Some(asked) = asked.filter(|asked| *asked as usize > limit.connections) {
+        tracing::warn!(
+            asked,
+            serving = limit.connections,
+            descriptors,
+            "--max-connections is more than file descriptors and memory allow, with a reserve for those that are told so; \
+             serving what fits"
+        );
+    }
+    limit
+}
+
+/// So many connections as were asked for and fit, next to the reserve for those that are only told that there are too many.
+fn limit(asked: Option<u32>, fit: usize) -> Limit {
     let reserve = (fit / 20).max(1);
-    let connections = match asked.map(|asked| asked as usize) {
-        Some(asked) if asked <= fit => asked,
-        Some(asked) => {
-            tracing::warn!(
-                asked,
-                fit,
-                descriptors,
-                "--max-connections is more than file descriptors and memory allow; serving what fits"
-            );
-            fit - reserve.min(fit - 1)
-        }
-        None => (fit - reserve).max(1),
-    };
+    let most = fit.saturating_sub(reserve).max(1);
+    let connections = asked.map_or(most, |asked| most.min(asked as usize));
     Limit { connections, reserve }
 }
 
@@ -65,3 +68,25 @@ const OWN_DESCRIPTORS: u64 = 128;
 
 /// What a connection may cost in user and kernel memory while it carries messages (bench/README.md has what it does cost).
 const MEMORY_PER_CONNECTION: u64 = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_never_takes_the_reserve() {
+        for (asked, fit, connections) in [
+            (None, 1000, 950),
+            (Some(100), 1000, 100),
+            (Some(950), 1000, 950),
+            (Some(1000), 1000, 950),
+            (Some(5000), 1000, 950),
+            (Some(1), 1, 1),
+            (None, 0, 1),
+        ] {
+            let limit = limit(asked, fit);
+            assert_eq!(limit.connections, connections, "{asked:?} of {fit}");
+            assert!(limit.reserve >= 1 && (limit.connections + limit.reserve <= fit || fit < 2));
+        }
+    }
+}

@@ -259,6 +259,9 @@ async fn forward(
     let (mut response, endpoint, address) = timeout(ANSWER_TIME, worker.pool.send(worker, &chosen, request))
         .await
         .unwrap_or(Err(Reason::HandshakeTimeout))?;
+    if response.status().is_informational() {
+        return Err(Reason::EndpointProtocolError); // it switches to what nobody asked for
+    }
     headers::remove_hop_by_hop(response.headers_mut());
     chosen.finish_answer(&endpoint, response.headers_mut());
     Ok(Answered {

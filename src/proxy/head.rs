@@ -33,12 +33,19 @@ pub enum NoHead {
 
 /// Reads one head. What comes behind it stays in `buffer`, which may already hold bytes.
 pub async fn read(socket: &mut Stream, buffer: &mut BytesMut, deadline: Instant) -> Result<Head, NoHead> {
+    let (mut seen, mut due, mut start) = (0_usize, 1, 0);
     loop {
-        if !buffer.is_empty()
-            && let Some(head) = parse(buffer).map_err(NoHead::Refused)?
-        {
-            return Ok(head);
+        while buffer[start..].starts_with(b"\r\n") {
+            start += 2; // empty lines before it are no end (RFC 9112, section 2.2)
         }
+        // Not for every piece anew: one that comes byte by byte would cost the square of its length.
+        if buffer.len() >= due || has_end(&buffer[start.max(seen.saturating_sub(3))..]) {
+            if let Some(head) = parse(buffer).map_err(NoHead::Refused)? {
+                return Ok(head);
+            }
+            due = 2 * buffer.len();
+        }
+        seen = buffer.len();
         if buffer.len() >= MAX_HEAD {
             return Err(NoHead::Refused(Reason::HeadersTooLarge));
         }
@@ -55,6 +62,11 @@ pub async fn read(socket: &mut Stream, buffer: &mut BytesMut, deadline: Instant)
     }
 }
 
+/// Whether an empty line is in there, however its end is written.
+fn has_end(bytes: &[u8]) -> bool {
+    bytes.windows(2).any(|two| two == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
+}
+
 /// Parses the head that `buffer` begins with and takes it out. `None`: it is not complete.
 pub fn parse(buffer: &mut BytesMut) -> Result<Option<Head>, Reason> {
     let mut fields = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
@@ -65,6 +77,9 @@ pub fn parse(buffer: &mut BytesMut) -> Result<Option<Head>, Reason> {
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(_) => return Err(Reason::MalformedRequest),
     };
+    if has_bare_line_feed(&buffer[..len]) {
+        return Err(Reason::MalformedRequest); // httparse takes one for the end of a line, others do not
+    }
     let start = buffer.as_ptr() as usize;
     let method = Method::from_bytes(request.method.unwrap_or_default().as_bytes()).map_err(|_| Reason::MalformedRequest)?;
     let target = span(start, request.path.unwrap_or_default().as_bytes());
@@ -81,6 +96,15 @@ pub fn parse(buffer: &mut BytesMut) -> Result<Option<Head>, Reason> {
     (parts.method, parts.uri, parts.version, parts.headers) = (method, uri, version, headers);
     check(&parts)?;
     Ok(Some(Head { parts, raw }))
+}
+
+fn has_bare_line_feed(head: &[u8]) -> bool {
+    let mut before = 0;
+    head.iter().any(|byte| {
+        let is_bare = *byte == b'\n' && before != b'\r';
+        before = *byte;
+        is_bare
+    })
 }
 
 /// Where the fields of a head stand in its buffer, so that their values can share it.
@@ -116,13 +140,26 @@ fn span(start: usize, part: &[u8]) -> Range<usize> {
 /// What two readers of one head could take for two different things is refused (RFC 9112, sections 3.2 and 6.3).
 pub fn check(parts: &request::Parts) -> Result<(), Reason> {
     let hosts = parts.headers.get_all(header::HOST).iter().count();
-    let lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter().count();
-    let encoded = parts.headers.contains_key(header::TRANSFER_ENCODING);
     let host_missing = hosts == 0 && parts.version == Version::HTTP_11;
-    if hosts > 1 || host_missing || lengths > 1 || (encoded && (lengths > 0 || parts.version == Version::HTTP_10)) {
+    if hosts > 1 || host_missing || !has_one_length(parts) {
         return Err(Reason::MalformedRequest);
     }
     Ok(())
+}
+
+/// Whether there is one answer to where the body ends: one length in digits, or chunks and no other coding.
+fn has_one_length(parts: &request::Parts) -> bool {
+    let has = |name: &HeaderName| parts.headers.contains_key(name);
+    match (has(&header::CONTENT_LENGTH), has(&header::TRANSFER_ENCODING)) {
+        (false, false) => true,
+        (true, false) => single(&parts.headers, &header::CONTENT_LENGTH)
+            .is_some_and(|length| length.bytes().all(|byte| byte.is_ascii_digit()) && length.parse::<u64>().is_ok()),
+        (false, true) => {
+            let coding = single(&parts.headers, &header::TRANSFER_ENCODING);
+            parts.version == Version::HTTP_11 && coding.is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
+        }
+        (true, true) => false,
+    }
 }
 
 /// The value of a header that may come once; `None` where it is absent, repeated or not ASCII.
@@ -187,6 +224,12 @@ mod tests {
             "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n",
+            "GET / HTTP/1.1\nHost: a\n\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
             "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
             "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
             "PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\nGET / HTTP/1.1\r\n\r\n",

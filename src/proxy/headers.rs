@@ -47,12 +47,9 @@ pub fn set_forwarded(parts: &mut request::Parts, forwarded: &Forwarded, by: forw
     {
         headers.insert(header::HOST, host);
     }
+    remove_twins(headers);
     if !forwarded.trusted {
-        let claims: Vec<HeaderName> = headers
-            .keys()
-            .filter(|name| name.as_str().starts_with("x-forwarded-") || CLAIMS.contains(&name.as_str()))
-            .cloned()
-            .collect();
+        let claims: Vec<HeaderName> = headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
         for name in claims {
             headers.remove(name);
         }
@@ -87,6 +84,23 @@ fn appended(headers: &HeaderMap, peer: HeaderValue) -> Option<HeaderValue> {
         return Some(peer);
     }
     HeaderValue::from_str(&format!("{}, {}", earlier.join(", "), peer.to_str().ok()?)).ok()
+}
+
+/// Takes out names with underscores that CGI and its heirs cannot tell from a claim: `X_Forwarded_For`. Nobody's proxy sends
+/// one, and nginx drops all names with underscores.
+fn remove_twins(headers: &mut HeaderMap) {
+    let is_twin = |name: &&HeaderName| {
+        let name = name.as_str();
+        name.contains('_') && is_claim(&name.replace('_', "-"))
+    };
+    let twins: Vec<HeaderName> = headers.keys().filter(is_twin).cloned().collect();
+    for name in twins {
+        headers.remove(name);
+    }
+}
+
+fn is_claim(name: &str) -> bool {
+    name.starts_with("x-forwarded-") || CLAIMS.contains(&name)
 }
 
 /// An address as a value.

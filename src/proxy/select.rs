@@ -48,6 +48,9 @@ pub struct FoundRule {
 pub fn find(worker: &Worker, parts: &request::Parts, forwarded: &Forwarded, attempt: &mut Attempt) -> Result<FoundRule, Reason> {
     let authority = authority(parts).ok_or(Reason::MalformedRequest)?;
     let host = target::host(authority).ok_or(Reason::MalformedRequest)?;
+    if !has_readable_host(parts) {
+        return Err(Reason::MalformedRequest);
+    }
     let path = target::path(parts.uri.path()).ok_or(Reason::MalformedRequest)?;
     let snapshot = worker.shared.published.load();
     let is_secure = forwarded.scheme == "https";
@@ -155,6 +158,12 @@ pub fn authority(parts: &request::Parts) -> Option<&str> {
         Some(authority) => Some(authority.as_str()),
         None => parts.headers.get(header::HOST)?.to_str().ok(),
     }
+}
+
+/// A `Host` that is no host is refused even where the target's own authority counts (RFC 9112, section 3.2).
+fn has_readable_host(parts: &request::Parts) -> bool {
+    let is_host = |host: &HeaderValue| host.to_str().is_ok_and(|host| target::host(host).is_some());
+    parts.headers.get(header::HOST).is_none_or(is_host)
 }
 
 impl Chosen {

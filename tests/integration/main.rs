@@ -29,6 +29,7 @@ mod files;
 mod filters;
 mod handshake;
 mod health;
+mod hostile;
 mod injecting;
 mod libraries;
 mod limits;

@@ -72,13 +72,14 @@ impl Handshake {
     pub fn check_answer(&self, headers: &HeaderMap) -> Result<(), Reason> {
         let has = |name, wanted: &str| tokens(headers, name).any(|token| token.eq_ignore_ascii_case(wanted));
         let accepted = single(headers, &header::SEC_WEBSOCKET_ACCEPT).is_some_and(|accept| self.accept == accept.trim());
-        let mut subprotocols = tokens(headers, &header::SEC_WEBSOCKET_PROTOCOL);
-        let subprotocol = subprotocols.next();
+        // One that is there is one that was offered: an empty one never was.
+        let is_offered = |chosen: &str| self.subprotocols.iter().any(|offered| **offered == *chosen.trim());
+        let subprotocol_fits = !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL)
+            || single(headers, &header::SEC_WEBSOCKET_PROTOCOL).is_some_and(is_offered);
         let valid = accepted
             && has(&header::UPGRADE, "websocket")
             && has(&header::CONNECTION, "upgrade")
-            && subprotocols.next().is_none()
-            && subprotocol.is_none_or(|chosen| self.subprotocols.iter().any(|offered| **offered == *chosen))
+            && subprotocol_fits
             && tokens(headers, &header::SEC_WEBSOCKET_EXTENSIONS)
                 .all(|chosen| self.extensions.iter().any(|offered| **offered == *extension_name(chosen)));
         if valid { Ok(()) } else { Err(Reason::InvalidUpgrade) }
@@ -201,6 +202,7 @@ mod tests {
             &[("sec-websocket-accept", "AAAA")],
             &[good, ("sec-websocket-protocol", "d")],
             &[good, ("sec-websocket-protocol", "a, b")],
+            &[good, ("sec-websocket-protocol", "")],
             &[good, ("sec-websocket-extensions", "x-other")],
         ] {
             assert_eq!(
