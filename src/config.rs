@@ -2,12 +2,12 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::ArgPredicate};
 use ipnet::IpNet;
 
 use crate::{
     cli,
-    control::{Access, Cluster, InvalidTiming, Source, Timing},
+    control::{Access, Cluster, InvalidTiming, PolicySource, Source, Timing},
     proxy::KeepAlive,
     routing::ObjectName,
     telemetry::LogFormat,
@@ -57,17 +57,21 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
     /// Serve WebSocketRoute, Service and EndpointSlice files below this folder, and follow their edits
-    #[arg(long, value_name = "DIR", env = "HOLDFAST_MANIFESTS", conflicts_with = "to", help_heading = ROUTES)]
+    #[arg(long, value_name = "DIR", env = "HOLDFAST_MANIFESTS", help_heading = ROUTES)]
     pub manifests: Option<PathBuf>,
     /// Serve this one endpoint on every host and path; no file at all
     #[arg(long, value_name = "HOST:PORT", env = "HOLDFAST_TO", help_heading = ROUTES)]
     pub to: Option<String>,
+    /// With --to: treat connections by the policies of this route, as a sidecar does. They are read from --manifests, and from
+    /// the cluster where there is one, whose word counts once it has been heard
+    #[arg(long, value_name = "NAMESPACE/NAME", env = "HOLDFAST_ROUTE", value_parser = object_name, requires = "to", help_heading = ROUTES)]
+    pub route: Option<ObjectName>,
     /// Serve the objects of the cluster that this file gives access to [default: the files that KUBECONFIG names; without,
     /// in a pod, the cluster that it runs in]
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "manifests"], help_heading = ROUTES)]
+    #[arg(long, value_name = "FILE", help_heading = ROUTES)]
     pub kubeconfig: Option<PathBuf>,
     /// The context of the kubeconfig [default: its current one]
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["to", "manifests"], help_heading = ROUTES)]
+    #[arg(long, value_name = "NAME", help_heading = ROUTES)]
     pub context: Option<String>,
     /// Look at the objects of this namespace only; repeatable [default: all namespaces]
     #[arg(long = "watch-namespace", value_name = "NAME", env = "HOLDFAST_WATCH_NAMESPACE", value_delimiter = ',', help_heading = ROUTES)]
@@ -83,8 +87,8 @@ pub struct Serve {
     #[arg(long, value_name = "WHO", env = "HOLDFAST_HOST_OWNERSHIP", default_value = "namespace", ignore_case = true, help_heading = ROUTES)]
     pub host_ownership: HostOwnership,
 
-    /// Where clients connect; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS", env = "HOLDFAST_HTTP", default_value = "[::]:8080", help_heading = LISTENERS)]
+    /// Where clients connect; port 0 takes a free one. With --route [::]:4480, for 8080 may be the application's
+    #[arg(long, value_name = "ADDRESS", env = "HOLDFAST_HTTP", default_value = "[::]:8080", default_value_if("route", ArgPredicate::IsPresent, "[::]:4480"), help_heading = LISTENERS)]
     pub http: SocketAddr,
     /// Where clients connect with TLS; the certificates are those that routes name [default: nowhere]
     #[arg(long, value_name = "ADDRESS", env = "HOLDFAST_HTTPS", help_heading = LISTENERS)]
@@ -210,6 +214,15 @@ pub enum ConfigError {
          or KUBECONFIG; in a pod, the cluster is found by itself"
     )]
     NoSource,
+    #[error(
+        "--manifests, --to and --kubeconfig or --context exclude each other, unless --route NAMESPACE/NAME says whose policies hold \
+         for the endpoint"
+    )]
+    TwoSources,
+    #[error(
+        "--route needs to know where the route is: name a file with --manifests, or a cluster with --kubeconfig FILE or KUBECONFIG"
+    )]
+    NoPolicies,
     #[error(transparent)]
     Timing(#[from] InvalidTiming),
     #[error(
@@ -229,21 +242,52 @@ impl Serve {
     /// # Errors
     /// When nothing says so, or the times of the Leases do not go together.
     pub fn source(&self) -> Result<Source, ConfigError> {
+        let named = [
+            self.manifests.is_some(),
+            self.to.is_some(),
+            self.kubeconfig.is_some() || self.context.is_some(),
+        ];
+        if named.into_iter().filter(|is_named| *is_named).count() > 1 && self.route.is_none() {
+            return Err(ConfigError::TwoSources);
+        }
         match (&self.manifests, &self.to) {
-            (Some(folder), _) => Ok(Source::Folder(folder.clone())),
-            (None, Some(endpoint)) => Ok(Source::Endpoint(endpoint.clone())),
+            (Some(folder), None) => Ok(Source::Folder(folder.clone())),
+            (_, Some(target)) => Ok(Source::Endpoint {
+                target: target.clone(),
+                policies: self.policies()?.map(Box::new),
+            }),
             (None, None) => Ok(Source::Cluster(Box::new(self.cluster()?))),
         }
     }
 
-    fn cluster(&self) -> Result<Cluster, ConfigError> {
+    /// Whose policies hold for the one endpoint.
+    fn policies(&self) -> Result<Option<PolicySource>, ConfigError> {
+        let Some(route) = self.route.clone() else {
+            return Ok(None);
+        };
+        let access = self.access();
+        if access.is_none() && self.manifests.is_none() {
+            return Err(ConfigError::NoPolicies);
+        }
+        Ok(Some(PolicySource {
+            route,
+            file: self.manifests.clone(),
+            access,
+            relist: self.relist_interval,
+        }))
+    }
+
+    fn access(&self) -> Option<Access> {
         let named = self.kubeconfig.clone().map(|file| Access::Kubeconfig {
             file: Some(file),
             context: self.context.clone(),
         });
-        let access = named.or_else(|| Access::of_environment(self.context.as_deref()));
+        named.or_else(|| Access::of_environment(self.context.as_deref()))
+    }
+
+    fn cluster(&self) -> Result<Cluster, ConfigError> {
         Ok(Cluster {
-            access: access.ok_or(ConfigError::NoSource)?,
+            access: self.access().ok_or(ConfigError::NoSource)?,
             namespaces: self.watch_namespaces.clone(),
             relist: self.relist_interval,
             timing: Timing::new(self.lease_duration, self.lease_renew_deadline, self.lease_retry)?,

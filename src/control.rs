@@ -23,6 +23,7 @@ pub mod policy;
 mod publish;
 mod resolve;
 mod schema;
+mod sidecar;
 mod single;
 mod status;
 mod tickets;
@@ -44,10 +45,12 @@ pub use index::{Change, Index, Settings};
 pub use lease::{InvalidTiming, Timing};
 pub use path::{Fault, FieldPath, Step};
 pub use resolve::lookup;
+pub use sidecar::PolicySource;
 pub use single::{InvalidTarget, Target};
 pub use verdict::{Condition, Finding, Reason, Verdict};
 
 use crate::{
+    api::WebSocketRouteSpec,
     drain::{self, Blocker},
     readiness::Guard,
     routing::{ObjectName, Published, Tickets},
@@ -59,6 +62,7 @@ use metrics::Metrics;
 use object::Event;
 use publish::Publisher;
 use resolve::Resolver;
+use sidecar::Policies;
 use versions::Scope;
 use watch::News;
 
@@ -67,8 +71,13 @@ use watch::News;
 pub enum Source {
     /// A folder of manifests, or one file of them; followed.
     Folder(PathBuf),
-    /// One endpoint, as `HOST:PORT`: every host and path goes there.
-    Endpoint(String),
+    /// One endpoint: every host and path goes there.
+    Endpoint {
+        /// As `HOST:PORT`.
+        target: String,
+        /// `None`: the defaults hold.
+        policies: Option<Box<PolicySource>>,
+    },
     /// The objects of a cluster; followed.
     Cluster(Box<Cluster>),
 }
@@ -131,7 +140,13 @@ impl Source {
                 folder: folder.clone(),
                 error,
             }),
-            Self::Endpoint(target) => Ok(target.parse::<Target>().map(drop)?),
+            Self::Endpoint { target, policies } => {
+                target.parse::<Target>()?;
+                match policies.as_ref().and_then(|policies| policies.file.clone()) {
+                    Some(file) => Self::Folder(file).check(),
+                    None => Ok(()),
+                }
+            }
             Self::Cluster(cluster) => Ok(cluster.access.check()?),
         }
     }
@@ -178,8 +193,12 @@ pub async fn start(
                 error,
             })?)
         }
-        Source::Endpoint(target) => Feed::Endpoint {
+        Source::Endpoint { target, policies } => Feed::Endpoint {
             target: target.parse::<Target>()?,
+            policies: match policies {
+                Some(source) => Some(Box::new(Policies::follow(source, &options.class, &out).await?)),
+                None => None,
+            },
             _open: out,
         },
         Source::Cluster(cluster) => {
@@ -217,6 +236,7 @@ enum Feed {
     Folder(Follower),
     Endpoint {
         target: Target,
+        policies: Option<Box<Policies>>,
         /// One endpoint never ends: nobody sends, and the channel stays open.
         _open: mpsc::Sender<Message>,
     },
@@ -228,6 +248,10 @@ impl Feed {
     async fn failed(&mut self) {
         match self {
             Self::Cluster(session) => session.failed().await,
+            Self::Endpoint {
+                policies: Some(policies),
+                ..
+            } => policies.failed().await,
             Self::Folder(_) | Self::Endpoint { .. } => std::future::pending().await,
         }
     }
@@ -255,10 +279,13 @@ impl Plane {
     async fn run(mut self, mut messages: mpsc::Receiver<Message>, reload: Arc<Notify>) {
         let (answers, mut answered) = mpsc::channel(MESSAGES);
         let mut resolver = Resolver::new(answers);
-        if let Feed::Endpoint { target, .. } = &self.feed {
-            let events = target.events();
-            self.take(Message::Events(events), &mut resolver);
-            self.take(Message::Synced, &mut resolver);
+        if let Feed::Endpoint {
+            target, policies: None, ..
+        } = &self.feed
+        {
+            let events = target.events(&single::unnamed(), WebSocketRouteSpec::default());
+            self.apply(events, &mut resolver);
+            self.is_complete(&resolver);
         }
         loop {
             let due = [self.due, self.expiry].into_iter().flatten().min();
@@ -288,6 +315,10 @@ impl Plane {
         }
         match &self.feed {
             Feed::Folder(follower) => follower.reload(),
+            Feed::Endpoint {
+                policies: Some(policies),
+                ..
+            } => policies.reload(),
             Feed::Endpoint { .. } | Feed::Cluster(_) if self.defaults_file.is_some() => {}
             Feed::Endpoint { .. } | Feed::Cluster(_) => tracing::info!("nothing to reload"),
         }
@@ -314,8 +345,17 @@ impl Plane {
     fn take(&mut self, message: Message, resolver: &mut Resolver) {
         match message {
             Message::Trouble(count) => self.publisher.metrics().trouble(count),
+            Message::Synced if self.is_synced => {} // the API server was faster than the file
             Message::Synced => self.is_complete(resolver),
             Message::Events(events) => {
+                let events = match &mut self.feed {
+                    Feed::Endpoint {
+                        target,
+                        policies: Some(policies),
+                        ..
+                    } => policies.take_file(target, events),
+                    _ => events,
+                };
                 events.iter().for_each(|event| self.publisher.metrics().event(event));
                 self.apply(events, resolver);
             }
@@ -324,7 +364,24 @@ impl Plane {
                 self.changed(change, resolver);
             }
             Message::Cluster(scope, news) => {
-                let Feed::Cluster(session) = &mut self.feed else { return };
+                let session = match &mut self.feed {
+                    Feed::Cluster(session) => session,
+                    Feed::Endpoint {
+                        target,
+                        policies: Some(policies),
+                        ..
+                    } => {
+                        let Some(events) = policies.take_cluster(target, self.publisher.metrics(), *news) else {
+                            return;
+                        };
+                        self.apply(events, resolver);
+                        if !self.is_synced {
+                            self.is_complete(resolver);
+                        }
+                        return;
+                    }
+                    Feed::Folder(_) | Feed::Endpoint { .. } => return,
+                };
                 let events = session.take(&self.index, self.publisher.metrics(), scope, *news);
                 let is_complete = session.is_complete();
                 self.apply(events, resolver);
@@ -423,6 +480,13 @@ mod tests {
         _task: tokio::task::JoinHandle<()>,
     }
 
+    fn endpoint(target: &str) -> Source {
+        Source::Endpoint {
+            target: target.to_owned(),
+            policies: None,
+        }
+    }
+
     async fn started(source: Source) -> Running {
         let published: Published = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
         let reload: Arc<Notify> = Arc::default();
@@ -494,7 +558,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_endpoint_is_served_without_any_file() {
-        let Running { published, .. } = &started(Source::Endpoint("127.0.0.1:3000".to_owned())).await;
+        let Running { published, .. } = &started(endpoint("127.0.0.1:3000")).await;
         assert_eq!(endpoints(published, "/any/path"), Some(vec!["127.0.0.1:3000".to_owned()]));
     }
 
@@ -552,7 +616,7 @@ mod tests {
     fn a_source_that_cannot_be_read_is_said_with_its_flag() {
         let folder = Source::Folder("/nowhere".into()).check().unwrap_err().to_string();
         assert!(folder.starts_with("--manifests /nowhere: "), "{folder}");
-        let target = Source::Endpoint("localhost".to_owned()).check().unwrap_err().to_string();
+        let target = endpoint("localhost").check().unwrap_err().to_string();
         assert!(target.starts_with("--to localhost: the port is missing"), "{target}");
     }
 }

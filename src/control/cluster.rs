@@ -279,6 +279,40 @@ fn follow_all(
     secrets
 }
 
+/// Follows one route and nothing else; `out` is told what is heard.
+///
+/// # Errors
+/// When the credentials cannot be read.
+pub(super) async fn follow_route(
+    access: &Access,
+    route: &ObjectName,
+    class: &str,
+    relist: Duration,
+    out: mpsc::Sender<Message>,
+) -> Result<impl Future<Output = ()> + Send + use<>, AccessError> {
+    let scope = Scope {
+        kind: ObjectKind::WebSocketRoute,
+        namespace: Some(Arc::clone(&route.namespace)),
+    };
+    let collection = COLLECTIONS.iter().find(|collection| collection.kind == scope.kind);
+    let target = Target {
+        client: access.client().await?,
+        again: Arc::default(),
+        paths: collection
+            .map(|routes| routes.paths(Some(&route.namespace)))
+            .unwrap_or_default(),
+        optional: false,
+        may_be_forbidden: false,
+        label_selector: None,
+        field_selector: Some(format!("metadata.name={}", route.name)),
+        relist,
+    };
+    let class = class.to_owned();
+    let read = move |object| read::read(ObjectKind::WebSocketRoute, &class, object);
+    let wrap = move |news| Message::Cluster(scope.clone(), Box::new(news));
+    Ok(follow(target, read, wrap, out))
+}
+
 /// The Leases of the replicas of our class.
 fn lease_target(client: &Client, cluster: &Cluster, identity: &Identity) -> Target {
     Target {

@@ -15,6 +15,14 @@ pub struct Target {
     port: u16,
 }
 
+/// The route of a target that no route is named for.
+pub(super) fn unnamed() -> ObjectName {
+    ObjectName {
+        namespace: "default".into(),
+        name: "to".into(),
+    }
+}
+
 /// The text is no [`Target`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{given}: {fault}; write HOST:PORT, such as localhost:3000 or [::1]:3000")]
@@ -35,12 +43,8 @@ impl FromStr for Target {
 }
 
 impl Target {
-    /// The objects that make every host and path go there.
-    pub(super) fn events(&self) -> Vec<Event> {
-        let name = ObjectName {
-            namespace: "default".into(),
-            name: "to".into(),
-        };
+    /// The objects that make every host and path go there, by the policies of `spec`.
+    pub(super) fn events(&self, name: &ObjectName, spec: WebSocketRouteSpec) -> Vec<Event> {
         let service = Service {
             name: name.clone(),
             ports: Vec::new(),
@@ -60,10 +64,10 @@ impl Target {
                 backend_refs: vec![backend],
                 ..RouteRule::default()
             }],
-            ..WebSocketRouteSpec::default()
+            ..spec
         };
         let route = Route {
-            name,
+            name: name.clone(),
             created: 0,
             generation: None,
             unreadable: Vec::new(),

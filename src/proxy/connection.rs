@@ -11,7 +11,7 @@ use super::{
     error::Reason,
     fallback::{self, Next},
     head::{self, Head, NoHead},
-    headers::{Forwarded, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID},
+    headers::{self, Forwarded, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID},
     record::Attempt,
     stream::Stream,
     tls,
@@ -223,6 +223,7 @@ pub fn describe(worker: &Rc<Worker>, origin: &Origin, parts: &request::Parts) ->
         shared.untrusted.forwarded_for(shared, origin.source);
     }
     let mut attempt = Attempt::new(worker, origin.peer, client);
+    attempt.client_is_pinged = origin.trusted && parts.headers.get(headers::HEARTBEAT) == Some(&headers::CLIENT_IS_PINGED);
     let told = |proto: &HeaderValue| proto == "https" || proto == "wss";
     let secure = origin.arrival != Arrival::Plain || (origin.trusted && parts.headers.get(X_FORWARDED_PROTO).is_some_and(told));
     attempt.scheme = if secure { "https" } else { "http" };

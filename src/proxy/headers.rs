@@ -138,6 +138,11 @@ pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-ho
 pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// By which a Holdfast tells the one behind it, a sidecar, that it pings the client itself: pinging twice helps nobody.
+pub const HEARTBEAT: HeaderName = HeaderName::from_static("holdfast-heartbeat");
+/// What [`HEARTBEAT`] says.
+pub const CLIENT_IS_PINGED: HeaderValue = HeaderValue::from_static("client");
+
 /// Fields by which a request claims to come from somebody else, besides `X-Forwarded-*`.
 const CLAIMS: [&str; 5] = ["forwarded", "x-real-ip", "x-request-id", "true-client-ip", "x-client-ip"];
 

@@ -127,6 +127,8 @@ pub struct Attempt {
     pub attempts: u8,
     /// The page that the handshake comes from, where it is a foreign one.
     origin: Option<Box<str>>,
+    /// Whether a proxy in front pings the client.
+    pub client_is_pinged: bool,
     rule: Option<(Arc<Rule>, Arc<RuleMetrics>)>,
     answered: bool,
 }
@@ -151,6 +153,7 @@ impl Attempt {
             would_be_refused_by: None,
             attempts: 0,
             origin: None,
+            client_is_pinged: false,
             rule: None,
             answered: false,
         }
@@ -253,6 +256,7 @@ impl Attempt {
             metrics,
             endpoint_held: endpoint,
             client_address: self.client,
+            client_is_pinged: self.client_is_pinged,
             endpoint_address: address,
             admitted,
             place: self.place.take(),

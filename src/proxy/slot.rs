@@ -114,6 +114,8 @@ pub struct Opened {
     pub metrics: Arc<RuleMetrics>,
     pub endpoint_held: Held,
     pub client_address: SocketAddr,
+    /// Whether a proxy in front pings the client.
+    pub client_is_pinged: bool,
     pub endpoint_address: SocketAddr,
     /// Host and path as the client sent them, for the record.
     pub target: Box<str>,
@@ -244,7 +246,7 @@ impl Slot {
             Peer::Client => heartbeats.client,
             Peer::Endpoint => heartbeats.endpoint,
         };
-        if interval == Duration::ZERO {
+        if interval == Duration::ZERO || (peer == Peer::Client && self.of.client_is_pinged) {
             return Silence::Short;
         }
         let leg = self.leg(peer);

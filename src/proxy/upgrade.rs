@@ -144,6 +144,11 @@ async fn exchange(dialled: &mut Dialled, handshake: &Handshake, request: &[u8], 
 fn write_request(chosen: &Chosen, parts: &mut request::Parts, forwarded: &Forwarded) -> Vec<u8> {
     headers::remove_hop_by_hop(&mut parts.headers);
     headers::set_forwarded(parts, forwarded, chosen.rule.forwarded);
+    if chosen.rule.heartbeat.client.interval.is_zero() {
+        parts.headers.remove(headers::HEARTBEAT);
+    } else {
+        parts.headers.insert(headers::HEARTBEAT, headers::CLIENT_IS_PINGED);
+    }
     filter::change_request(&chosen.rule, &mut parts.headers);
     let mut out = Vec::with_capacity(1024);
     out.extend_from_slice(b"GET ");

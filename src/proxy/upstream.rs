@@ -3,7 +3,8 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -133,7 +134,7 @@ async fn dial_one(worker: &Worker, rule: &Rule, endpoint: Held, address: SocketA
         Ok(Err(error)) => {
             let (result, reason) = match error.kind() {
                 // Ours to answer for, not the endpoint's.
-                io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => (Dial::NoSourcePort, Reason::SourcePortsExhausted),
+                _ if is_short_of_ports(&error) => (Dial::NoSourcePort, Reason::SourcePortsExhausted),
                 io::ErrorKind::TimedOut => (Dial::TimedOut, Reason::DialTimeout),
                 _ if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => (Dial::NoSourcePort, Reason::SourcePortsExhausted),
                 _ => (Dial::Refused, Reason::ConnectionRefused),
@@ -245,7 +246,26 @@ impl Drop for Outcome<'_> {
     }
 }
 
+/// Connects. An endpoint on this machine is reached from further addresses of it when the ports of the first have run out:
+/// all of 127.0.0.0/8 are ours.
 async fn connect_to(shared: &Shared, address: SocketAddr) -> io::Result<TcpStream> {
+    let mut connected = connect_from(None, shared, address).await;
+    for _ in 0..MORE_SOURCES {
+        match (&connected, address.ip()) {
+            (Err(error), IpAddr::V4(ip)) if ip.is_loopback() && is_short_of_ports(error) => {}
+            _ => return connected,
+        }
+        let source = Ipv4Addr::from(fastrand::u32(LOOPBACK_SOURCES));
+        connected = Box::pin(connect_from(Some(source), shared, address)).await;
+    }
+    connected
+}
+
+fn is_short_of_ports(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
+}
+
+async fn connect_from(source: Option<Ipv4Addr>, shared: &Shared, address: SocketAddr) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
@@ -253,8 +273,16 @@ async fn connect_to(shared: &Shared, address: SocketAddr) -> io::Result<TcpStrea
     };
     socket.set_recv_buffer_size(shared.settings.receive_buffer)?;
     socket.set_nodelay(true)?;
+    if let Some(source) = source {
+        socket.bind((source, 0).into())?;
+    }
     socket.connect(address).await
 }
+
+/// How often another address is tried. A full one is met by chance, so that more than a few in a row mean that nearly all are.
+const MORE_SOURCES: usize = 4;
+/// 127.0.1.0 to 127.255.255.254.
+const LOOPBACK_SOURCES: RangeInclusive<u32> = 0x7f00_0100..=0x7fff_fffe;
 
 /// The head of an endpoint's answer.
 #[derive(Debug)]

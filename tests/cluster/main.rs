@@ -31,6 +31,7 @@ mod replica;
 mod replicas;
 mod rights;
 mod routes;
+mod sidecar;
 #[path = "../integration/support.rs"]
 #[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
 mod support;

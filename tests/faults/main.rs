@@ -218,7 +218,8 @@ fn a_client_that_vanishes_in_a_plain_request_does_not_stay_for_ever() {
 fn source_ports_that_run_out_are_our_shortage() {
     in_a_network("source_ports_that_run_out_are_our_shortage", async {
         network::few_source_ports();
-        let server = Server::start().await;
+        network::add_address("10.9.9.9");
+        let server = Server::on(([10, 9, 9, 9], 0).into()).await;
         let holdfast = Holdfast::start(server.address, &["--workers", "1"]).await;
         let mut open = Vec::new();
         let refusal = loop {
@@ -252,6 +253,28 @@ fn source_ports_that_run_out_are_our_shortage() {
             .await;
         assert_eq!(dials, 1.0);
     });
+}
+
+#[test]
+fn an_endpoint_on_this_machine_is_reached_from_further_addresses_when_ports_run_out() {
+    in_a_network(
+        "an_endpoint_on_this_machine_is_reached_from_further_addresses_when_ports_run_out",
+        async {
+            network::few_source_ports();
+            let server = Server::start().await;
+            let holdfast = Holdfast::start(server.address, &["--workers", "1"]).await;
+            let mut open = Vec::new();
+            for client in 1..=40 {
+                let socket = TcpSocket::new_v4().unwrap();
+                socket.bind(([127, 0, 0, 100 + client], 0).into()).unwrap();
+                let mut client = Peer::of_client(socket.connect(holdfast.http).await.unwrap());
+                client.write(handshake("/", "")).await;
+                let (endpoint, _) = server.accept().await;
+                assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+                open.push((client, endpoint));
+            }
+        },
+    );
 }
 
 #[test]

@@ -61,6 +61,11 @@ pub fn few_source_ports() {
     fs::write("/proc/sys/net/ipv4/ip_local_port_range", "60000 60007").unwrap();
 }
 
+/// Gives this machine one more address.
+pub fn add_address(address: &str) {
+    run(&["ip", "address", "add", &format!("{address}/32"), "dev", "lo"]);
+}
+
 /// The other machine: a network behind a cable, and what runs there.
 pub struct Far {
     /// Keeps the network, and does nothing.

@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     process::Holdfast,
-    support::{BINARY, Peer, Server, TEXT, ask, frame, handshake, handshake_with, header_values, switching, tunnel_to},
+    support::{BINARY, PING, Peer, Server, TEXT, ask, frame, handshake, handshake_with, header_values, switching, tunnel_to},
 };
 
 #[tokio::test]
@@ -161,6 +161,34 @@ async fn a_folder_s_filters_and_files_are_served() {
     );
     assert_eq!(header_values(&head, "strict-transport-security"), ["max-age=31536000"]);
     fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
+async fn a_sidecar_treats_its_endpoint_by_the_policies_of_a_route_in_a_file() {
+    let server = Server::start().await;
+    let file = std::env::temp_dir().join(format!("holdfast-sidecar-{}.yaml", std::process::id()));
+    let route = |policies: &str| {
+        let text = format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: WebSocketRoute\nmetadata: {{name: chat, namespace: web}}\n\
+             spec:\n  hostnames: [chat.example.com]\n  {policies}\n  \
+             rules: [{{matches: [{{path: {{value: /chat}}}}], backendRefs: [{{name: chat, port: 80}}]}}]\n"
+        );
+        fs::write(&file, text).unwrap();
+    };
+    route("timeouts: {maxDuration: 1s}");
+    let path = file.to_str().unwrap();
+    let holdfast = Holdfast::start(server.address, &["--route", "web/chat", "--manifests", path]).await;
+    let (mut client, _endpoint) = tunnel_to(holdfast.http, &server).await;
+    assert_eq!(client.frame().await.code(), 1001);
+    let label = ["route_namespace=\"web\"", "route=\"chat\""];
+    assert_eq!(holdfast.metric("holdfast_handshakes_total", &label).await, 1.0);
+    route("heartbeat: {client: {interval: 1s}}");
+    holdfast
+        .wait_for_metric("holdfast_snapshot_generation", &[], |generation| generation == 2.0)
+        .await;
+    let (mut client, _endpoint) = tunnel_to(holdfast.http, &server).await;
+    assert_eq!(client.frame().await.first, 0x80 | PING);
+    fs::remove_file(file).unwrap();
 }
 
 #[tokio::test]

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use crate::support::{BINARY, Frame, Gateway, PING, PONG, Peer, RuleBuilder, Server, TEXT, frame, heartbeat, tunnel};
+use crate::support::{
+    BINARY, Frame, Gateway, PING, PONG, Peer, RuleBuilder, Server, TEXT, frame, handshake, header_values, heartbeat, tunnel,
+};
 
 async fn start(change: impl FnOnce(&mut RuleBuilder)) -> (Server, Gateway) {
     let server = Server::start().await;
@@ -187,4 +189,38 @@ async fn a_leg_that_accepts_nothing_is_not_pinged() {
         let frame = client.frame().await;
         assert_eq!(frame.first, BINARY, "a ping among what was queued");
     }
+}
+
+#[tokio::test]
+async fn a_client_that_a_trusted_proxy_in_front_pings_is_not_pinged_again() {
+    let told = "Holdfast-Heartbeat: client\r\n";
+    let server = Server::start().await;
+    let rules = RuleBuilder::to(&[server.address]).change(|rule| {
+        pings_client(rule);
+        rule.heartbeat.endpoint = heartbeat(1, 10);
+    });
+    let gateway = Gateway::with(rules.build(), |settings| {
+        settings.trust.proxies = vec!["127.0.0.1/32".parse().unwrap()]
+    });
+    let mut client = Peer::connect(gateway.address).await;
+    client.write(handshake("/", told)).await;
+    let (mut endpoint, head) = server.accept().await;
+    assert_eq!(
+        header_values(&head, "holdfast-heartbeat"),
+        ["client"],
+        "the next one is told as well"
+    );
+    client.head().await;
+    for _ in 0..3 {
+        ping(&mut endpoint).await; // as much time as a ping to the client would have taken
+    }
+    assert!(client.has_nothing());
+
+    // Who is not trusted is not believed.
+    let gateway = Gateway::start(RuleBuilder::to(&[server.address]).change(pings_client).build());
+    let mut client = Peer::connect(gateway.address).await;
+    client.write(handshake("/", told)).await;
+    let (_endpoint, _) = server.accept().await;
+    client.head().await;
+    ping(&mut client).await;
 }
