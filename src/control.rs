@@ -343,19 +343,13 @@ impl Plane {
     }
 
     fn take(&mut self, message: Message, resolver: &mut Resolver) {
+        let Some(message) = self.take_policies(message, resolver) else {
+            return;
+        };
         match message {
             Message::Trouble(count) => self.publisher.metrics().trouble(count),
-            Message::Synced if self.is_synced => {} // the API server was faster than the file
             Message::Synced => self.is_complete(resolver),
             Message::Events(events) => {
-                let events = match &mut self.feed {
-                    Feed::Endpoint {
-                        target,
-                        policies: Some(policies),
-                        ..
-                    } => policies.take_file(target, events),
-                    _ => events,
-                };
                 events.iter().for_each(|event| self.publisher.metrics().event(event));
                 self.apply(events, resolver);
             }
@@ -364,24 +358,7 @@ impl Plane {
                 self.changed(change, resolver);
             }
             Message::Cluster(scope, news) => {
-                let session = match &mut self.feed {
-                    Feed::Cluster(session) => session,
-                    Feed::Endpoint {
-                        target,
-                        policies: Some(policies),
-                        ..
-                    } => {
-                        let Some(events) = policies.take_cluster(target, self.publisher.metrics(), *news) else {
-                            return;
-                        };
-                        self.apply(events, resolver);
-                        if !self.is_synced {
-                            self.is_complete(resolver);
-                        }
-                        return;
-                    }
-                    Feed::Folder(_) | Feed::Endpoint { .. } => return,
-                };
+                let Feed::Cluster(session) = &mut self.feed else { return };
                 let events = session.take(&self.index, self.publisher.metrics(), scope, *news);
                 let is_complete = session.is_complete();
                 self.apply(events, resolver);
@@ -403,6 +380,34 @@ impl Plane {
             self.tickets.store(Some(Arc::clone(keys)));
             self.publisher.metrics().ticket_keys(0);
         }
+    }
+
+    /// Takes in what there is to know of the policies of one endpoint. It is served once they are known.
+    fn take_policies(&mut self, message: Message, resolver: &mut Resolver) -> Option<Message> {
+        let Feed::Endpoint {
+            target,
+            policies: Some(policies),
+            ..
+        } = &mut self.feed
+        else {
+            return Some(message);
+        };
+        let metrics = self.publisher.metrics();
+        let events = match message {
+            Message::Events(events) => policies.take_file(target, events),
+            Message::Cluster(_, news) => policies.take_cluster(target, metrics, *news),
+            Message::Synced => {
+                policies.file_was_read();
+                Vec::new()
+            }
+            other => return Some(other),
+        };
+        let is_known = policies.is_known();
+        self.apply(events, resolver);
+        if is_known && !self.is_synced {
+            self.is_complete(resolver);
+        }
+        None
     }
 
     /// Everything that was there at the start is known.

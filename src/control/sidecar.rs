@@ -84,6 +84,18 @@ impl Policies {
         }
     }
 
+    /// Whether anybody has said anything of them: that there are none, too, if it is the API server.
+    pub(super) fn is_known(&self) -> bool {
+        self.of_file.is_some() || self.of_cluster.is_some()
+    }
+
+    /// The file has been read for the first time.
+    pub(super) fn file_was_read(&self) {
+        if self.of_file.is_none() {
+            tracing::warn!(route = %self.route, "--manifests has no such WebSocketRoute; nothing is served until its policies are known");
+        }
+    }
+
     /// Takes in what a file says. What it means for the endpoint is returned, and what is not of files as it is.
     pub(super) fn take_file(&mut self, target: &Target, events: Vec<Event>) -> Vec<Event> {
         let mut taken = Vec::new();
@@ -98,12 +110,14 @@ impl Policies {
                 Event::Apply(_) | Event::Delete(_) => {}
             }
         }
-        taken.extend(self.events(target));
+        if self.is_known() {
+            taken.extend(self.events(target));
+        }
         taken
     }
 
-    /// Takes in what the API server says. `None`: it could not be asked.
-    pub(super) fn take_cluster(&mut self, target: &Target, metrics: &Metrics, news: News<Read>) -> Option<Vec<Event>> {
+    /// Takes in what the API server says.
+    pub(super) fn take_cluster(&mut self, target: &Target, metrics: &Metrics, news: News<Read>) -> Vec<Event> {
         let told = match news {
             News::Failed(failure) => {
                 metrics.watch_failed(ObjectKind::WebSocketRoute);
@@ -111,7 +125,7 @@ impl Policies {
                     tracing::warn!(route = %self.route, %failure, "the API server cannot be asked; what is known stays in effect");
                     self.trouble = Some(failure);
                 }
-                return None;
+                return Vec::new();
             }
             News::Heard(_) => None,
             News::All { objects, .. } => Some(objects.into_iter().find(|read| read.key.name == self.route)),
@@ -123,7 +137,7 @@ impl Policies {
             tracing::info!(route = %self.route, "the API server answers again");
         }
         let Some(found) = told else {
-            return Some(Vec::new());
+            return Vec::new();
         };
         self.of_cluster = Some(match found {
             None => None,
@@ -141,7 +155,7 @@ impl Policies {
         if self.of_cluster == Some(None) {
             tracing::warn!(route = %self.route, "the cluster has no such WebSocketRoute; the defaults hold until it has");
         }
-        Some(self.events(target))
+        self.events(target)
     }
 
     /// The endpoint as it is to be served now.
@@ -234,8 +248,8 @@ mod tests {
         assert_eq!(idle(&policies.take_file(&target, apply("1h"))).as_deref(), Some("1h"));
 
         let take = |policies: &mut Policies, news| policies.take_cluster(&target, &metrics, news);
-        assert!(take(&mut policies, News::Failed(Failure::Silent)).is_none());
-        let told = take(&mut policies, all(vec![read(Some(route("2h")))])).unwrap();
+        assert!(take(&mut policies, News::Failed(Failure::Silent)).is_empty());
+        let told = take(&mut policies, all(vec![read(Some(route("2h")))]));
         assert_eq!(idle(&told).as_deref(), Some("2h"));
         assert_eq!(idle(&policies.take_file(&target, apply("3h"))).as_deref(), Some("2h"));
         let broken = News::Changed {
@@ -243,10 +257,10 @@ mod tests {
             version: 2,
         };
         assert_eq!(
-            idle(&take(&mut policies, broken).unwrap()).as_deref(),
+            idle(&take(&mut policies, broken)).as_deref(),
             Some("2h"),
             "what is known stays"
         );
-        assert_eq!(idle(&take(&mut policies, all(Vec::new())).unwrap()), None);
+        assert_eq!(idle(&take(&mut policies, all(Vec::new()))), None);
     }
 }

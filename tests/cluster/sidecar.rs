@@ -53,9 +53,9 @@ fn a_sidecar_follows_the_policies_of_one_route_with_the_right_to_that_route_alon
             1.0
         );
 
-        route["spec"]["security"] = json!({"sourceRanges": {"deny": ["0.0.0.0/0", "::/0"]}});
+        route["spec"]["limits"] = json!({"maxConnections": 1});
         tests.apply(&route).await;
-        sidecar.until_answer("any.example", "/elsewhere", 403, None).await;
+        sidecar.until_answer("any.example", "/elsewhere", 503, None).await;
         open.exchange().await;
         tests.delete(&route).await;
         sidecar.until_answer("any.example", "/elsewhere", 101, None).await;
@@ -71,7 +71,7 @@ fn a_sidecar_starts_from_its_file_without_the_api_server() {
         fs::create_dir_all(&folder).unwrap();
         let mut route = tests.route("chat", "/chat", "chat");
         route["metadata"]["namespace"] = json!(tests.name());
-        route["spec"]["security"] = json!({"sourceRanges": {"deny": ["0.0.0.0/0", "::/0"]}});
+        route["spec"]["limits"] = json!({"maxConnections": 1});
         fs::write(folder.join("route.yaml"), route.to_string()).unwrap();
         let nobody = folder.join("kubeconfig");
         let access = json!({
@@ -91,7 +91,9 @@ fn a_sidecar_starts_from_its_file_without_the_api_server() {
             .args(&["--to", &to, "--route", &named, "--manifests", file.to_str().unwrap()])
             .start()
             .await;
-        sidecar.until_answer("any.example", "/", 403, None).await;
+        let mut open = sidecar.open("any.example", "/").await;
+        sidecar.until_answer("any.example", "/", 503, None).await;
+        open.exchange().await;
         fs::remove_dir_all(folder).unwrap();
     });
 }
