@@ -175,6 +175,9 @@ fn policies(spec: &WebSocketRouteSpec) -> WebSocketRouteSpec {
         rules: Vec::new(),
         session_persistence: None,
         load_balancing: None,
+        backend_tls: None,
+        retry: None,
+        health: None,
         ..spec.clone()
     }
 }
