@@ -20,6 +20,7 @@ mod rule;
 mod security;
 mod status;
 mod tls;
+mod tunnel_limits;
 
 use kube::{CustomResource, KubeSchema};
 use pattern::{HOSTNAME, SUBDOMAIN};
@@ -46,6 +47,7 @@ pub use rule::{BackendRef, HeaderMatch, PathMatch, PathMatchType, QueryParamMatc
 pub use security::{MissingOrigin, OriginPolicy, Origins, Security, SourceRanges};
 pub use status::{Condition, ConditionStatus, WebSocketRouteStatus};
 pub use tls::RouteTls;
+pub use tunnel_limits::{FrameRate, OnExceeded, SideLimits, TunnelLimits};
 
 /// The API group.
 pub const GROUP: &str = "holdfast.dev";
@@ -151,7 +153,8 @@ pub struct WebSocketRouteSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<Heartbeats>,
 
-    /// How many connections and handshakes the route admits, in all and of each client. Default: no limits.
+    /// How many connections and handshakes the route admits, in all and of each client, and what may pass through each
+    /// WebSocket. Default: no limits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
 

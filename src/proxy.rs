@@ -8,6 +8,7 @@ mod answer;
 mod client;
 mod clock;
 mod connection;
+mod delay;
 pub mod end;
 pub mod error;
 mod fallback;
@@ -325,6 +326,7 @@ impl Start {
         let mut accepting = listener::accept_all(&worker, listener, secure, &self.doors);
         let mut receiving = tokio::task::spawn_local(listener::receive(Rc::clone(&worker), self.door));
         let mut sweeping = tokio::task::spawn_local(sweep::run(Rc::clone(&worker)));
+        let mut waking = tokio::task::spawn_local(delay::run(Rc::clone(&worker)));
         let mut drain = self.shared.drain.clone();
         let drained = async {
             drain.closing().await;
@@ -341,6 +343,7 @@ impl Start {
             _ = accepting.join_next() => false,
             _ = &mut receiving => false,
             _ = &mut sweeping => false,
+            _ = &mut waking => false,
         };
         drop(self.blocker);
         if fine {

@@ -26,6 +26,7 @@ pub mod security;
 pub mod table;
 pub mod target;
 pub mod ticket;
+pub mod tunnel_limits;
 
 use std::sync::Arc;
 

@@ -199,7 +199,8 @@ impl Scene {
     async fn start(format: &str) -> Self {
         let server = Server::start().await;
         let folder = Folder::new();
-        let policies = "  heartbeat:\n    client: {interval: 1s}\n  limits: {maxHeaderBytes: 256, dryRun: true}\n";
+        let policies = "  heartbeat:\n    client: {interval: 1s}\n  \
+                        limits: {maxHeaderBytes: 256, tunnel: {fromClient: {maxMessageBytes: 1}}, dryRun: true}\n";
         folder.write("chat.yaml", route("chat", "/chat", "chat", policies));
         folder.write("service.yaml", service_at("chat", server.address));
         folder.write(

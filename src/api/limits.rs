@@ -6,7 +6,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, pattern::TOKEN};
+use super::{Duration, TunnelLimits, pattern::TOKEN};
 
 /// What a route admits. Each replica counts for itself: where there are three, a route takes three times as much.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -44,6 +44,10 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 256, max = 32_768))]
     pub max_header_bytes: Option<i32>,
+
+    /// What each side of a WebSocket may send: rates of messages, bytes and control frames, and sizes. Default: no limits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<TunnelLimits>,
 
     /// Whether these limits only count what they would refuse: in holdfast_limited_total with mode dry_run, and in the
     /// record of the connection. For finding the right numbers. Default: false.

@@ -4,6 +4,7 @@ mod backend_tls;
 mod filter;
 mod limits;
 mod security;
+mod tunnel_limits;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

@@ -57,6 +57,16 @@ impl Clock {
         self.now.get()
     }
 
+    /// Nanoseconds since the worker started, read now: for rates.
+    pub fn nanos(&self) -> u64 {
+        self.started.elapsed().as_nanos() as u64
+    }
+
+    /// The moment so many nanoseconds after the worker started.
+    pub fn instant(&self, nanos: u64) -> Instant {
+        self.started + Duration::from_nanos(nanos)
+    }
+
     /// Milliseconds since the worker started, read now.
     pub fn millis(&self) -> u32 {
         self.started.elapsed().as_millis() as u32

@@ -1,5 +1,7 @@
 //! Why and by whom a tunnel ended, and what each side is told.
 
+use super::slot::Peer;
+
 /// Who moved first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Initiator {
@@ -47,10 +49,54 @@ pub enum Cause {
     EndpointStalled,
     /// Queued bytes reached the process's bound, and this tunnel had been stalled longest.
     Memory,
+    /// The client sent more messages than limits.tunnel.fromClient.messages allows.
+    MessageRate,
+    /// The client sent more bytes than limits.tunnel.fromClient.bytes allows.
+    ByteRate,
+    /// The client sent more control frames than limits.tunnel.fromClient.controlFrames allows.
+    ControlFlood,
+    /// The client sent a frame larger than limits.tunnel.fromClient.maxFrameBytes.
+    FrameTooLarge,
+    /// The client sent a message larger than limits.tunnel.fromClient.maxMessageBytes.
+    MessageTooLarge,
+    /// The endpoint sent more messages than limits.tunnel.fromEndpoint.messages allows.
+    EndpointMessageRate,
+    /// The endpoint sent more bytes than limits.tunnel.fromEndpoint.bytes allows.
+    EndpointByteRate,
+    /// The endpoint sent more control frames than limits.tunnel.fromEndpoint.controlFrames allows.
+    EndpointControlFlood,
+    /// The endpoint sent a frame larger than limits.tunnel.fromEndpoint.maxFrameBytes.
+    EndpointFrameTooLarge,
+    /// The endpoint sent a message larger than limits.tunnel.fromEndpoint.maxMessageBytes.
+    EndpointMessageTooLarge,
     /// The process was shutting down.
     Drain,
     /// A defect in Holdfast.
     Internal,
+}
+
+/// What a side sent too much of, by the limits of its rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Excess {
+    MessageRate,
+    ByteRate,
+    ControlFlood,
+    FrameTooLarge,
+    MessageTooLarge,
+}
+
+impl Excess {
+    pub const ALL: [Self; 5] = [
+        Self::MessageRate,
+        Self::ByteRate,
+        Self::ControlFlood,
+        Self::FrameTooLarge,
+        Self::MessageTooLarge,
+    ];
+
+    pub fn word(self) -> &'static str {
+        Cause::exceeded(self, Peer::Client).word()
+    }
 }
 
 /// Close codes for the two sides; `None`: that side is told nothing, because it is gone.
@@ -61,7 +107,7 @@ pub struct Codes {
 }
 
 impl Cause {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 24] = [
         Self::Closed,
         Self::Reset,
         Self::ClientVanished,
@@ -74,6 +120,16 @@ impl Cause {
         Self::ClientStalled,
         Self::EndpointStalled,
         Self::Memory,
+        Self::MessageRate,
+        Self::ByteRate,
+        Self::ControlFlood,
+        Self::FrameTooLarge,
+        Self::MessageTooLarge,
+        Self::EndpointMessageRate,
+        Self::EndpointByteRate,
+        Self::EndpointControlFlood,
+        Self::EndpointFrameTooLarge,
+        Self::EndpointMessageTooLarge,
         Self::Drain,
         Self::Internal,
     ];
@@ -92,6 +148,16 @@ impl Cause {
             Self::ClientStalled => "client_stalled",
             Self::EndpointStalled => "endpoint_stalled",
             Self::Memory => "memory",
+            Self::MessageRate => "message_rate",
+            Self::ByteRate => "byte_rate",
+            Self::ControlFlood => "control_flood",
+            Self::FrameTooLarge => "frame_too_large",
+            Self::MessageTooLarge => "message_too_large",
+            Self::EndpointMessageRate => "endpoint_message_rate",
+            Self::EndpointByteRate => "endpoint_byte_rate",
+            Self::EndpointControlFlood => "endpoint_control_flood",
+            Self::EndpointFrameTooLarge => "endpoint_frame_too_large",
+            Self::EndpointMessageTooLarge => "endpoint_message_too_large",
             Self::Drain => "drain",
             Self::Internal => "internal",
         }
@@ -108,6 +174,11 @@ impl Cause {
             Self::IdleTimeout | Self::MaxDuration => (Some(1001), Some(1001)),
             Self::ClientStalled => (Some(1008), Some(1001)),
             Self::Memory => (Some(1013), Some(1001)),
+            // Whoever sent too much is told so; to the other side it is as if that one had gone.
+            Self::MessageRate | Self::ByteRate | Self::ControlFlood => (Some(1008), Some(1001)),
+            Self::FrameTooLarge | Self::MessageTooLarge => (Some(1009), Some(1001)),
+            Self::EndpointMessageRate | Self::EndpointByteRate | Self::EndpointControlFlood => (Some(1012), Some(1008)),
+            Self::EndpointFrameTooLarge | Self::EndpointMessageTooLarge => (Some(1012), Some(1009)),
             Self::Internal => (None, None), // the tunnel's own state cannot be trusted any more
         };
         Codes { client, endpoint }
@@ -128,8 +199,34 @@ impl Cause {
             | Self::ClientStalled
             | Self::EndpointStalled
             | Self::Memory
+            | Self::MessageRate
+            | Self::ByteRate
+            | Self::ControlFlood
+            | Self::FrameTooLarge
+            | Self::MessageTooLarge
+            | Self::EndpointMessageRate
+            | Self::EndpointByteRate
+            | Self::EndpointControlFlood
+            | Self::EndpointFrameTooLarge
+            | Self::EndpointMessageTooLarge
             | Self::Drain
             | Self::Internal => &[Initiator::Holdfast],
+        }
+    }
+
+    /// The end of a tunnel of which `side` sent too much.
+    pub fn exceeded(excess: Excess, side: Peer) -> Self {
+        match (side, excess) {
+            (Peer::Client, Excess::MessageRate) => Self::MessageRate,
+            (Peer::Client, Excess::ByteRate) => Self::ByteRate,
+            (Peer::Client, Excess::ControlFlood) => Self::ControlFlood,
+            (Peer::Client, Excess::FrameTooLarge) => Self::FrameTooLarge,
+            (Peer::Client, Excess::MessageTooLarge) => Self::MessageTooLarge,
+            (Peer::Endpoint, Excess::MessageRate) => Self::EndpointMessageRate,
+            (Peer::Endpoint, Excess::ByteRate) => Self::EndpointByteRate,
+            (Peer::Endpoint, Excess::ControlFlood) => Self::EndpointControlFlood,
+            (Peer::Endpoint, Excess::FrameTooLarge) => Self::EndpointFrameTooLarge,
+            (Peer::Endpoint, Excess::MessageTooLarge) => Self::EndpointMessageTooLarge,
         }
     }
 

@@ -71,6 +71,20 @@ impl Follower {
         self.opaque
     }
 
+    /// Payload bytes of the current frame that are still to come.
+    pub fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
+    /// The header, and its length, of the frame that the next call of [`Follower::next`] with these bytes begins to pass. `None`
+    /// inside a frame, before all of a header is there, and for a frame that is wanted whole.
+    pub fn peek(&self, bytes: &[u8], whole_pongs: bool) -> Option<(Header, usize)> {
+        if !self.at_boundary() {
+            return None;
+        }
+        decode(bytes).filter(|(header, len)| !is_wanted_whole(header, *len, whole_pongs))
+    }
+
     /// Says what the first of `bytes` are, and moves past them. Close frames are always wanted whole, Pongs if `whole_pongs`.
     pub fn next(&mut self, bytes: &[u8], whole_pongs: bool) -> Next {
         if self.opaque {
@@ -98,8 +112,7 @@ impl Follower {
                 message: false,
             };
         }
-        let whole = header.opcode == opcode::CLOSE || (whole_pongs && header.opcode == opcode::PONG);
-        if whole && header_len <= 6 && header.payload <= MAX_CONTROL_PAYLOAD as u64 {
+        if is_wanted_whole(&header, header_len, whole_pongs) {
             let len = header_len + header.payload as usize;
             return if bytes.len() >= len {
                 Next::Control { header, header_len, len }
@@ -116,6 +129,12 @@ impl Follower {
             message: self.ends_message && header.payload == 0,
         }
     }
+}
+
+/// Whether a frame is to be looked at once all of it is there: one that is no longer than a control frame may be.
+fn is_wanted_whole(header: &Header, header_len: usize, whole_pongs: bool) -> bool {
+    let whole = header.opcode == opcode::CLOSE || (whole_pongs && header.opcode == opcode::PONG);
+    whole && header_len <= 6 && header.payload <= MAX_CONTROL_PAYLOAD as u64
 }
 
 /// The header that `bytes` begin with and its length, if all of it is there.

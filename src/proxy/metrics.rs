@@ -23,8 +23,12 @@ use super::{
 use crate::routing::{Endpoint, EndpointKey, RuleId, health::Failure, limits::RouteOpen};
 
 mod collect;
+mod limited;
 pub mod names;
+
 pub use collect::Collector;
+use limited::Limited;
+pub use limited::Outcome;
 
 /// All counts of the data plane.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub struct Metrics {
     pub worker_connections: Box<[Padded<AtomicU64>]>,
     /// Tunnels of each worker of which a side accepts nothing, at the sweep's last look.
     pub worker_stalled: Box<[Padded<AtomicU64>]>,
+    /// Tunnels of each worker of which a side is not read because of a rate, at the sweep's last look.
+    pub worker_delayed: Box<[Padded<AtomicU64>]>,
     /// Tunnels of each worker that a drain has still to end.
     pub worker_draining: Box<[Padded<AtomicU64>]>,
     runtimes: OnceLock<Vec<RuntimeMetrics>>,
@@ -76,6 +82,8 @@ pub struct RuleMetrics {
     ends: [[AtomicU64; Cause::ALL.len()]; 3],
     connection_duration: Histogram,
     relayed: Box<[Padded<Relayed>]>,
+    /// Made when a limit is reached for the first time.
+    tunnel_limited: OnceLock<Box<[Padded<Limited>]>>,
     fallback: Mutex<BTreeMap<u16, u64>>,
     /// What its route's limits count, whichever rule it came by.
     pub route: Arc<RouteOpen>,
@@ -164,6 +172,7 @@ impl Metrics {
             shared,
             worker_connections: padded(),
             worker_stalled: padded(),
+            worker_delayed: padded(),
             worker_draining: padded(),
             runtimes: OnceLock::new(),
             limits,
@@ -285,6 +294,7 @@ impl RuleMetrics {
             ends: Default::default(),
             connection_duration: Histogram::new(CONNECTION_BOUNDS),
             relayed: (0..workers).map(|_| Padded::default()).collect(),
+            tunnel_limited: OnceLock::new(),
             fallback: Mutex::default(),
             route,
             limits,

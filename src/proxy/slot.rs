@@ -57,6 +57,8 @@ pub struct Leg {
     pub patient: Cell<bool>,
     /// Whether it is not read, because the other leg is stalled.
     pub paused: Cell<bool>,
+    /// Whether it is not read, because it sent more than its rule's rates allow.
+    pub delayed: Cell<bool>,
     /// When our last ping went to it.
     pub pinged: Cell<Tick>,
     /// The same on the worker's clock, for the round trip.
@@ -158,6 +160,13 @@ impl Slot {
         self.waker.borrow_mut().get_or_insert_with(|| waker.clone());
     }
 
+    /// Wakes the tunnel's task.
+    pub fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
     /// Takes the orders that are waiting.
     pub fn take_orders(&self) -> Orders {
         self.orders.take()
@@ -174,9 +183,7 @@ impl Slot {
         let mut orders = self.orders.get();
         change(&mut orders);
         self.orders.set(orders);
-        if let Some(waker) = self.waker.borrow().as_ref() {
-            waker.wake_by_ref();
-        }
+        self.wake();
     }
 
     /// Since when the longer stalled of the two legs is stalled.
@@ -185,6 +192,11 @@ impl Slot {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }
+    }
+
+    /// Whether a side is not read because of a rate.
+    pub fn is_delayed(&self) -> bool {
+        self.client.delayed.get() || self.endpoint.delayed.get()
     }
 
     /// Looks at every clock of the tunnel and leaves orders for its task.
@@ -250,7 +262,7 @@ impl Slot {
             return Silence::Short;
         }
         let leg = self.leg(peer);
-        if leg.paused.get() || leg.stalled.get().is_some() {
+        if leg.paused.get() || leg.delayed.get() || leg.stalled.get().is_some() {
             leg.life.set(now); // its silence says nothing while it is not read or not written to
             return Silence::Short;
         }

@@ -1,6 +1,6 @@
 //! The sweep: one task per worker that looks at each tunnel once a second, in slices, and paces a drain.
 //!
-//! It is the only clock that tunnels have. Its end is fatal for the worker.
+//! It is the only clock that tunnels have, but for delays. Its end is fatal for the worker.
 
 use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
 
@@ -20,7 +20,7 @@ pub async fn run(worker: Rc<Worker>) {
     let mut ticker = interval(TICK);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut drain = None;
-    let mut stalled = [0; PER_SECOND as usize];
+    let mut seen = [Seen::default(); PER_SECOND as usize];
     let mut last = worker.clock.now();
     loop {
         tokio::select! {
@@ -32,11 +32,14 @@ pub async fn run(worker: Rc<Worker>) {
         // However late the loop is, every tunnel is looked at once a second.
         let missed = now.since(last).min(PER_SECOND);
         for slice in (0..missed).map(|back| (now.0 - back) % PER_SECOND) {
-            stalled[slice as usize] = look(&worker, now, slice);
+            seen[slice as usize] = look(&worker, now, slice);
         }
         last = now;
         if let Some(Padded(gauge)) = worker.shared.metrics.worker_stalled.get(worker.index) {
-            gauge.store(stalled.iter().sum(), Relaxed);
+            gauge.store(seen.iter().map(|seen| seen.stalled).sum(), Relaxed);
+        }
+        if let Some(Padded(gauge)) = worker.shared.metrics.worker_delayed.get(worker.index) {
+            gauge.store(seen.iter().map(|seen| seen.delayed).sum(), Relaxed);
         }
         if missed > 0 && now.0.is_multiple_of(PER_SECOND) {
             worker.pool.expire();
@@ -53,14 +56,22 @@ pub async fn run(worker: Rc<Worker>) {
     }
 }
 
-/// Judges the tunnels of one slice; returns how many of them are stalled.
-fn look(worker: &Worker, now: Tick, slice: u32) -> u64 {
-    let mut stalled = 0;
+/// Tunnels of one slice, at the last look.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    stalled: u64,
+    delayed: u64,
+}
+
+/// Judges the tunnels of one slice; returns how many of them do not move.
+fn look(worker: &Worker, now: Tick, slice: u32) -> Seen {
+    let mut seen = Seen::default();
     worker.each_in(slice, PER_SECOND, |slot| {
-        stalled += u64::from(slot.stalled().is_some());
+        seen.stalled += u64::from(slot.stalled().is_some());
+        seen.delayed += u64::from(slot.is_delayed());
         slot.judge(now);
     });
-    stalled
+    seen
 }
 
 /// The pace of this worker's part of a drain: its tunnels, those without messages first, evenly over the window.

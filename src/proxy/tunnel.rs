@@ -2,10 +2,12 @@
 //!
 //! Spawned by the upgrade once the client has its 101; runs in a task of its own that is as small as it can be, because an
 //! idle tunnel costs what its task costs. It owns no buffer while both sides keep up: a read goes into the worker's scratch
-//! and out at once, and only what a socket refused is kept. It has no timer: the sweep leaves orders in its slot.
+//! and out at once, and only what a socket refused is kept. It has no timer: the sweep leaves orders in its slot, and `delay` wakes
+//! it where a side was not read for a while.
 
 mod control;
 mod ending;
+mod meter;
 mod relay;
 mod side;
 
@@ -22,6 +24,7 @@ use super::{
     stream::Stream,
     worker::Worker,
 };
+use meter::Meters;
 use side::Side;
 
 /// How one tunnel ended, for its record.
@@ -50,6 +53,8 @@ pub struct Tunnel {
     /// The Close exchange is over or its time is: what is left is TCP.
     lingering: bool,
     mid_frame: bool,
+    /// `None`: the rule limits nothing inside a tunnel.
+    meters: Option<Box<Meters>>,
     /// Bytes that came behind the handshakes, to be relayed first.
     early: Option<Box<Early>>,
 }
@@ -68,6 +73,7 @@ impl Tunnel {
         Self {
             client: Side::new(client),
             endpoint: Side::new(endpoint),
+            meters: Meters::of(&slot),
             slot,
             worker,
             ending: None,
@@ -141,6 +147,14 @@ impl Tunnel {
         match peer {
             Peer::Client => &mut self.client,
             Peer::Endpoint => &mut self.endpoint,
+        }
+    }
+
+    /// The same, to be looked at.
+    fn at(&self, peer: Peer) -> &Side {
+        match peer {
+            Peer::Client => &self.client,
+            Peer::Endpoint => &self.endpoint,
         }
     }
 

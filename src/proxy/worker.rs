@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::{
     Shared,
     clock::{Clock, Tick},
+    delay::Delays,
     end::Cause,
     fallback::{Complaints, Pool},
     frame::MAX_CONTROL_FRAME,
@@ -45,6 +46,8 @@ pub struct Worker {
     pub queued: Cell<usize>,
     /// Rung when `queued` passes the worker's budget.
     pub pressure: Notify,
+    /// Tunnels of which a side is not read for a while.
+    pub delays: Delays,
     /// During a drain: the end of its window.
     pub drain_until: Cell<Option<Tick>>,
     /// Kept connections to endpoints, for plain requests.
@@ -68,6 +71,7 @@ impl Worker {
             scratch: RefCell::new(vec![0; HEADROOM + READ].into_boxed_slice()),
             queued: Cell::new(0),
             pressure: Notify::new(),
+            delays: Delays::default(),
             drain_until: Cell::new(None),
             pool: Pool::default(),
             complaints: Complaints::default(),

@@ -14,6 +14,8 @@ pub use client::ClientHashes;
 pub use open::{Full, Place, RouteOpen};
 pub use rates::Rates;
 
+use super::tunnel_limits::TunnelLimits;
+
 /// The limits of a route, shared by its rules. Each process counts for itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -25,6 +27,8 @@ pub struct Limits {
     pub handshake_rate: Option<HandshakeRate>,
     /// Of a request's line and fields.
     pub max_header_bytes: Option<usize>,
+    /// Inside its tunnels.
+    pub tunnel: Option<TunnelLimits>,
     /// Whether what they would refuse is only counted.
     pub is_dry_run: bool,
 }

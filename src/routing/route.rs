@@ -12,6 +12,7 @@ use super::{
     limits::Limits,
     retry::Retry,
     security::Security,
+    tunnel_limits::TunnelLimits,
 };
 
 pub use super::fallback::Fallback;
@@ -67,6 +68,13 @@ pub struct Rule {
     pub security: Arc<Security>,
     /// What picks leave for the next one. Starts as the default.
     pub cursor: Cursor,
+}
+
+impl Rule {
+    /// What its tunnels may carry.
+    pub fn tunnel_limits(&self) -> Option<&TunnelLimits> {
+        self.limits.as_ref()?.tunnel.as_ref()
+    }
 }
 
 /// One backendRef.

@@ -3,9 +3,12 @@
 use std::{collections::HashSet, time::Duration};
 
 use futures::future::join_all;
-use holdfast::proxy::end::Cause;
+use holdfast::{
+    proxy::end::Cause,
+    routing::tunnel_limits::{Rate, SideLimits},
+};
 
-use crate::support::{BINARY, CLOSE, Gateway, PING, PONG, Peer, RuleBuilder, Server, heartbeat, tunnel};
+use crate::support::{BINARY, CLOSE, Gateway, PING, PONG, Peer, RuleBuilder, Server, heartbeat, tunnel, tunnel_limits};
 
 /// What the two sides of a tunnel saw of its end.
 struct Ended {
@@ -32,6 +35,14 @@ async fn produce(cause: Cause) -> Option<Ended> {
         Cause::MaxDuration => rule.timeouts.max_duration = second,
         Cause::ClientStalled | Cause::EndpointStalled => rule.timeouts.send = second,
         Cause::Memory => queue_budget = 1,
+        Cause::MessageRate | Cause::ByteRate | Cause::ControlFlood | Cause::FrameTooLarge | Cause::MessageTooLarge => {
+            rule.limits = tunnel_limits(Some(least(cause)), None);
+        }
+        Cause::EndpointMessageRate
+        | Cause::EndpointByteRate
+        | Cause::EndpointControlFlood
+        | Cause::EndpointFrameTooLarge
+        | Cause::EndpointMessageTooLarge => rule.limits = tunnel_limits(None, Some(least(cause))),
         // Packets that get lost: tests/faults, in a network of its own.
         Cause::ClientVanished | Cause::EndpointVanished => return None,
         // Only a defect produces it, and none is built in for tests.
@@ -97,6 +108,20 @@ async fn produce(cause: Cause) -> Option<Ended> {
             drop(endpoint);
             ("holdfast", Some(saw.code()), None, true)
         }
+        Cause::MessageRate | Cause::ByteRate | Cause::ControlFlood | Cause::FrameTooLarge | Cause::MessageTooLarge => {
+            exceed(&mut client, &mut endpoint, cause).await;
+            let (client, endpoint) = holdfast_closes(cause, client, endpoint).await;
+            ("holdfast", client, endpoint, false)
+        }
+        Cause::EndpointMessageRate
+        | Cause::EndpointByteRate
+        | Cause::EndpointControlFlood
+        | Cause::EndpointFrameTooLarge
+        | Cause::EndpointMessageTooLarge => {
+            exceed(&mut endpoint, &mut client, cause).await;
+            let (client, endpoint) = holdfast_closes(cause, client, endpoint).await;
+            ("holdfast", client, endpoint, false)
+        }
         Cause::ClientVanished | Cause::EndpointVanished | Cause::Internal => unreachable!(),
     };
     Some(Ended {
@@ -106,6 +131,34 @@ async fn produce(cause: Cause) -> Option<Ended> {
         endpoint,
         mid_frame,
     })
+}
+
+/// The limit of what `cause` is about, as low as it goes.
+fn least(cause: Cause) -> SideLimits {
+    let one = Some(Rate::new(1, Duration::from_secs(3600), 1));
+    let mut limits = SideLimits::default();
+    match cause {
+        Cause::MessageRate | Cause::EndpointMessageRate => limits.messages = one,
+        // The first frame that is sent, with its header, and not the header of the second.
+        Cause::ByteRate => limits.bytes = Some(Rate::new(1, Duration::from_secs(3600), 2 + 4 + 1)),
+        Cause::EndpointByteRate => limits.bytes = Some(Rate::new(1, Duration::from_secs(3600), 2 + 1)),
+        Cause::ControlFlood | Cause::EndpointControlFlood => limits.control_frames = one,
+        Cause::FrameTooLarge | Cause::EndpointFrameTooLarge => limits.max_frame = Some(1),
+        Cause::MessageTooLarge | Cause::EndpointMessageTooLarge => limits.max_message = Some(1),
+        _ => panic!("{cause:?} has no limit"),
+    }
+    limits
+}
+
+/// One side sends what it may, which passes, and then what is too much, which does not.
+async fn exceed(from: &mut Peer, to: &mut Peer, cause: Cause) {
+    let (first, allowed, excess) = match cause {
+        Cause::ControlFlood | Cause::EndpointControlFlood => (0x80 | PING, "a", "b"),
+        _ => (BINARY, "a", "bc"),
+    };
+    from.send(first, allowed).await;
+    assert_eq!(to.frame().await.payload, allowed.as_bytes());
+    from.send(first, excess).await;
 }
 
 /// The beginning of a frame in whose middle its receiver will always be.

@@ -44,5 +44,6 @@ mod scheme;
 mod tickets;
 mod timeouts;
 mod tls;
+mod tunnel_limits;
 mod weights;
 mod workers;

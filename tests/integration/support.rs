@@ -32,6 +32,7 @@ use holdfast::{
         route::{Balancing, Fallback, Heartbeat, Heartbeats, Persistence, Timeouts},
         security::Security,
         table::{Match, PathMatch, RouteSpec, RuleSpec},
+        tunnel_limits::{SideLimits, TunnelLimits},
     },
     telemetry::{Flush, Lines, LogFormat},
 };
@@ -359,6 +360,17 @@ impl RuleBuilder {
             rule: Arc::new(rule),
         }]
     }
+}
+
+/// What the two sides may send.
+pub fn tunnel_limits(from_client: Option<SideLimits>, from_endpoint: Option<SideLimits>) -> Option<Arc<Limits>> {
+    Some(Arc::new(Limits {
+        tunnel: Some(TunnelLimits {
+            from_client,
+            from_endpoint,
+        }),
+        ..Limits::default()
+    }))
 }
 
 pub fn heartbeat(seconds: u64, missed: u8) -> Heartbeat {

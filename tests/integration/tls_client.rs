@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use holdfast::{
     proxy::Settings,
-    routing::{Certificate, Certificates, HostTls},
+    routing::{Certificate, Certificates, HostTls, table::RuleSpec},
 };
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{
@@ -64,12 +64,17 @@ pub async fn start(hosts: &[(&str, &Made)], change: impl FnOnce(&mut Settings)) 
 }
 
 pub fn show(gateway: &mut Gateway, server: &Server, hosts: &[(&str, &Made)]) {
+    show_rules(gateway, RuleBuilder::to(&[server.address]).build(), hosts);
+}
+
+/// The same with other rules.
+pub fn show_rules(gateway: &mut Gateway, rules: Vec<RuleSpec>, hosts: &[(&str, &Made)]) {
     let mut certificates = Certificates::default();
     for (host, made) in hosts {
         certificates.add(Some(host), host_tls(made));
     }
     gateway.certificates = certificates;
-    gateway.publish(RuleBuilder::to(&[server.address]).build());
+    gateway.publish(rules);
 }
 
 pub fn client_config(root: &CertificateDer<'static>, versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::tunnel_limits::tunnel_limits;
 use crate::{
     api::{self, LimitKeySource},
     control::policy::PREFIX_LENGTHS,
@@ -17,6 +18,10 @@ pub(super) fn limits(spec: Option<&api::Limits>) -> Option<Arc<Limits>> {
         max_connections_per_client: spec.max_connections_per_client.as_ref().and_then(client_connections),
         handshake_rate: spec.handshake_rate.as_ref().and_then(handshake_rate),
         max_header_bytes: spec.max_header_bytes.and_then(|bytes| usize::try_from(bytes).ok()),
+        tunnel: spec
+            .tunnel
+            .as_ref()
+            .and_then(|tunnel| tunnel_limits(tunnel, spec.dry_run.unwrap_or(false))),
         is_dry_run: spec.dry_run.unwrap_or(false),
     };
     let nothing = Limits {

@@ -11,7 +11,8 @@ use prometheus::{
 };
 
 use super::{
-    Cause, CloseCode, Dial, DialCounts, Dialled, Histogram, Initiator, Metrics, Padded, Peer, Relaxed, RuleMetrics, lock, names,
+    Cause, CloseCode, Dial, DialCounts, Dialled, Histogram, Initiator, Metrics, Padded, Peer, Relaxed, RuleMetrics, limited,
+    lock, names,
 };
 use crate::{
     proxy::{limits::Limit, record::Recorder, tls},
@@ -36,6 +37,7 @@ impl PrometheusCollector for Collector {
     fn collect(&self) -> Vec<MetricFamily> {
         let rules = self.rules();
         let mut families = per_rule(&rules);
+        families.extend(limited::families(&rules));
         families.extend(self.process());
         if self.per_endpoint {
             families.extend(self.endpoints());
@@ -102,6 +104,12 @@ impl Collector {
             .iter()
             .map(|Padded(count)| count.load(Relaxed))
             .sum();
+        let delayed: u64 = self
+            .metrics
+            .worker_delayed
+            .iter()
+            .map(|Padded(count)| count.load(Relaxed))
+            .sum();
         let remaining: u64 = self
             .metrics
             .worker_draining
@@ -113,6 +121,7 @@ impl Collector {
             family(&names::HEARTBEATS_MISSED_TOTAL, missed.into()),
             family(&names::HEARTBEAT_RTT_SECONDS, rtt.into()),
             family(&names::STALLED_CONNECTIONS, vec![gauge(&[], stalled as f64)]),
+            family(&names::DELAYED_CONNECTIONS, vec![gauge(&[], delayed as f64)]),
             family(&names::DRAIN_REMAINING, vec![gauge(&[], remaining as f64)]),
             family(&names::WORKER_CONNECTIONS_ACTIVE, per_worker(connections, gauge)),
             family(&names::WORKER_BUSY_SECONDS_TOTAL, per_worker(busy, counter_of)),
@@ -319,7 +328,7 @@ fn per_rule(rules: &[Arc<RuleMetrics>]) -> Vec<MetricFamily> {
 }
 
 impl RuleMetrics {
-    fn labels(&self) -> Vec<LabelPair> {
+    pub(super) fn labels(&self) -> Vec<LabelPair> {
         let (namespace, route, rule) = self
             .id
             .as_ref()
@@ -340,7 +349,7 @@ impl CloseCode {
     }
 }
 
-fn family(name: &names::Name, metrics: Vec<Metric>) -> MetricFamily {
+pub(super) fn family(name: &names::Name, metrics: Vec<Metric>) -> MetricFamily {
     let mut family = MetricFamily::default();
     family.set_name(name.name.to_owned());
     family.set_help(name.help.to_owned());
@@ -349,7 +358,7 @@ fn family(name: &names::Name, metrics: Vec<Metric>) -> MetricFamily {
     family
 }
 
-fn labels(pairs: &[(&str, &str)]) -> Vec<LabelPair> {
+pub(super) fn labels(pairs: &[(&str, &str)]) -> Vec<LabelPair> {
     pairs
         .iter()
         .map(|(name, value)| {
@@ -377,7 +386,7 @@ fn histogram(pairs: &[(&str, &str)], value: &Histogram) -> Metric {
     with_histogram(labels(pairs), value)
 }
 
-fn with_counter(labels: Vec<LabelPair>, value: f64) -> Metric {
+pub(super) fn with_counter(labels: Vec<LabelPair>, value: f64) -> Metric {
     let mut counter = Counter::default();
     counter.set_value(value);
     let mut metric = Metric::from_label(labels);

@@ -5,11 +5,12 @@ use prometheus::proto::MetricType;
 pub use crate::telemetry::metric::Name;
 
 /// All of them.
-pub const ALL: [Name; 28] = [
+pub const ALL: [Name; 31] = [
     CLOSE_CODES_TOTAL,
     HEARTBEATS_MISSED_TOTAL,
     HEARTBEAT_RTT_SECONDS,
     STALLED_CONNECTIONS,
+    DELAYED_CONNECTIONS,
     DRAIN_REMAINING,
     WORKER_CONNECTIONS_ACTIVE,
     WORKER_BUSY_SECONDS_TOTAL,
@@ -29,6 +30,8 @@ pub const ALL: [Name; 28] = [
     CONNECTION_DURATION_SECONDS,
     RELAYED_BYTES_TOTAL,
     RELAYED_MESSAGES_TOTAL,
+    TUNNEL_LIMITED_TOTAL,
+    DELAYED_SECONDS_TOTAL,
     FALLBACK_REQUESTS_TOTAL,
     LIMITED_TOTAL,
     LIMITED_CLIENTS,
@@ -59,6 +62,12 @@ pub const STALLED_CONNECTIONS: Name = Name {
     kind: MetricType::GAUGE,
     labels: "",
     help: "Tunnels of which a side accepts none of the bytes queued for it.",
+};
+pub const DELAYED_CONNECTIONS: Name = Name {
+    name: "holdfast_delayed_connections",
+    kind: MetricType::GAUGE,
+    labels: "",
+    help: "Tunnels of which a side is not read, because it sent more than limits.tunnel allows.",
 };
 pub const DRAIN_REMAINING: Name = Name {
     name: "holdfast_drain_remaining",
@@ -173,6 +182,18 @@ pub const RELAYED_MESSAGES_TOTAL: Name = Name {
     kind: MetricType::COUNTER,
     labels: "route_namespace, route, rule, direction",
     help: "Messages whose last byte was read from a side.",
+};
+pub const TUNNEL_LIMITED_TOTAL: Name = Name {
+    name: "holdfast_tunnel_limited_total",
+    kind: MetricType::COUNTER,
+    labels: "route_namespace, route, rule, direction, limit, outcome",
+    help: "Limits of limits.tunnel that were reached, by what came of it; dry_run: nothing.",
+};
+pub const DELAYED_SECONDS_TOTAL: Name = Name {
+    name: "holdfast_delayed_seconds_total",
+    kind: MetricType::COUNTER,
+    labels: "route_namespace, route, rule, direction",
+    help: "Time for which sides were not read, because they sent more than limits.tunnel allows.",
 };
 pub const FALLBACK_REQUESTS_TOTAL: Name = Name {
     name: "holdfast_fallback_requests_total",

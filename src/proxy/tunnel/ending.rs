@@ -44,12 +44,8 @@ impl Tunnel {
             Peer::Endpoint => &settings.endpoint_keepalive,
         };
         let send = stalled.then_some(self.slot.of.rule.timeouts.send);
-        let side = match peer {
-            Peer::Client => &self.client,
-            Peer::Endpoint => &self.endpoint,
-        };
         // A socket that is gone has no patience to set.
-        let _ = socket::set_patience(side.socket.tcp(), keepalive, send);
+        let _ = socket::set_patience(self.at(peer).socket.tcp(), keepalive, send);
         self.slot.leg(peer).patient.set(stalled);
     }
 

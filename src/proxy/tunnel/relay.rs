@@ -39,13 +39,15 @@ impl Tunnel {
     pub(super) fn relay(&mut self, cx: &mut Context<'_>, from: Peer) -> usize {
         let worker = Rc::clone(&self.worker);
         let (source, dest) = self.sides(from);
-        if source.ended || dest.is_queued() {
+        if source.ended || dest.is_queued() || self.is_delayed(from) {
             return 0;
         }
+        let allowance = self.allowance(from);
+        let source = self.side(from);
         let mut scratch = worker.scratch.borrow_mut();
         let carried = source.take_carried(&mut scratch[..HEADROOM]);
         // Both directions together may leave no more behind than one read.
-        let room = (READ - source.queued().min(READ - MIN_READ)) + HEADROOM;
+        let room = (READ - source.queued().min(READ - MIN_READ)).min(allowance) + HEADROOM;
         let read = source.read(cx, &mut scratch[HEADROOM..room]);
         let chunk = HEADROOM - carried..HEADROOM + read;
         if read == 0 {
@@ -84,6 +86,8 @@ impl Tunnel {
     pub(super) fn pass(&mut self, cx: &mut Context<'_>, from: Peer, chunk: &[u8]) -> u64 {
         let (mut sent, mut at, mut messages) = (0, 0, 0);
         let mut data = false;
+        let metered = self.meters.is_some();
+        let now = if metered { self.worker.clock.nanos() } else { 0 };
         while at < chunk.len() {
             let wants = self.side(other(from)).wants;
             if wants != Want::NOTHING && self.side(from).follower.at_boundary() {
@@ -91,12 +95,18 @@ impl Tunnel {
                 sent = at;
                 self.inject(cx, other(from));
             }
+            if metered && !self.admit(from, &chunk[at..], now) {
+                continue; // a Close goes in here
+            }
             let whole_pongs = self.slot.leg(from).outstanding.get() > 0;
             match self.side(from).follower.next(&chunk[at..], whole_pongs) {
                 Next::Payload { len, message } => {
                     at += len;
                     data |= self.side(from).follower.is_data();
                     messages += u64::from(message);
+                    if metered {
+                        self.charge(from, len, now);
+                    }
                 }
                 Next::Header { header, len, message } => {
                     at += len;
@@ -106,7 +116,10 @@ impl Tunnel {
                 }
                 Next::Control { header, header_len, len } => {
                     let payload = &chunk[at + header_len..at + len];
-                    let passes = self.take_control(from, &header, payload);
+                    let mut passes = self.take_control(from, &header, payload);
+                    if metered && passes && header.opcode == opcode::PONG {
+                        passes = self.admit_pong(from, len, now);
+                    }
                     if !passes {
                         self.send(cx, other(from), &chunk[sent..at]);
                         sent = at + len;
@@ -128,6 +141,9 @@ impl Tunnel {
         }
         let leg = self.slot.leg(from);
         leg.messages.set(leg.messages.get() + messages);
+        if metered {
+            self.pace(from, now);
+        }
         messages
     }
 
