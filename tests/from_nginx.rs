@@ -1,5 +1,12 @@
 //! docs/from-nginx.md names fields, flags and tests: they exist.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use std::{fs, path::Path, process::Command};
 
 use holdfast::api;
