@@ -487,12 +487,41 @@ mod tests {
             (&["--workers", "0"], "--workers"),
             (&["--default-certificate", "chat"], "such as chat/chat-tls"),
             (&["--static-root", "/dev/null"], "not a folder"),
-            (&["--to", "a:1", "--manifests", "b"], "cannot be used with"),
+            (&["--route", "a/b"], "--to"),
+            (&["--live", "10.0.0.1:9478"], "a loopback address"),
         ] {
             let error = Cli::try_parse_from(["holdfast"].iter().chain(args)).unwrap_err();
             assert!(error.to_string().contains(wanted), "{args:?}: {error}");
             assert_eq!(error.exit_code(), 2);
         }
+    }
+
+    #[test]
+    fn routes_come_from_one_place_except_for_a_sidecar() {
+        let source = |args: &[&str]| {
+            let serve = Cli::try_parse_from(["holdfast"].iter().chain(args)).unwrap().serve;
+            (serve.http.port(), serve.source())
+        };
+        for args in [
+            &["--to", "a:1", "--manifests", "b"][..],
+            &["--to", "a:1", "--kubeconfig", "c"],
+            &["--manifests", "b", "--context", "c"],
+        ] {
+            assert_eq!(source(args).1, Err(ConfigError::TwoSources), "{args:?}");
+        }
+        let sidecar = ["--to", "a:1", "--route", "chat/chat", "--manifests", "b", "--kubeconfig", "c"];
+        let (
+            port,
+            Ok(Source::Endpoint {
+                policies: Some(policies),
+                ..
+            }),
+        ) = source(&sidecar)
+        else {
+            panic!("no sidecar");
+        };
+        assert_eq!((port, policies.file), (4480, Some(PathBuf::from("b"))));
+        assert!(policies.access.is_some());
     }
 
     #[test]

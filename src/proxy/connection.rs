@@ -87,7 +87,7 @@ pub async fn serve(worker: Rc<Worker>, mut socket: TcpStream, peer: SocketAddr, 
         admitted,
     };
     match upgrade::classify(&head.parts) {
-        Kind::Handshake => upgrade_to_tunnel(&worker, &origin, client, head.parts).await,
+        Kind::Handshake => upgrade_to_tunnel(&worker, &origin, client, Box::new(head.parts)).await,
         Kind::Plain => Box::pin(plain(worker, origin, client, head)).await,
     }
 }
@@ -103,12 +103,12 @@ async fn plain(worker: Rc<Worker>, origin: Origin, client: Client, head: Head) {
         Next::Ended => {}
         Next::Handshake { socket, early, parts } => {
             let client = Client { socket, early, admitted };
-            upgrade_to_tunnel(&worker, &origin, client, *parts).await;
+            upgrade_to_tunnel(&worker, &origin, client, parts).await;
         }
     }
 }
 
-async fn upgrade_to_tunnel(worker: &Rc<Worker>, origin: &Origin, client: Client, parts: request::Parts) {
+async fn upgrade_to_tunnel(worker: &Rc<Worker>, origin: &Origin, client: Client, parts: Box<request::Parts>) {
     let (attempt, forwarded) = describe(worker, origin, &parts);
     upgrade::serve(worker, client, parts, forwarded, attempt).await;
 }

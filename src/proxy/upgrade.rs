@@ -39,7 +39,13 @@ pub struct Client {
 }
 
 /// Serves one handshake to its end: a tunnel in a task of its own, the endpoint's own answer, or a refusal.
-pub async fn serve(worker: &Rc<Worker>, mut client: Client, parts: request::Parts, forwarded: Forwarded, mut attempt: Attempt) {
+pub async fn serve(
+    worker: &Rc<Worker>,
+    mut client: Client,
+    mut parts: Box<request::Parts>,
+    forwarded: Forwarded,
+    mut attempt: Attempt,
+) {
     let (handshake, chosen) = match prepare(worker, &client, &parts, &forwarded, &mut attempt) {
         Ok(prepared) => prepared,
         Err(reason) => {
@@ -49,8 +55,9 @@ pub async fn serve(worker: &Rc<Worker>, mut client: Client, parts: request::Part
         }
     };
     let deadline = attempt.started() + chosen.rule.timeouts.handshake;
+    let request = write_request(&chosen, &mut parts, &forwarded);
     let exchanged = {
-        let opening = open(worker, &handshake, &chosen, parts, &forwarded, &mut attempt, deadline);
+        let opening = open(worker, &handshake, &chosen, &request, &mut attempt, deadline);
         let exchange = timeout_at(deadline, opening);
         tokio::select! {
             exchanged = exchange => exchanged.unwrap_or(Err(Reason::HandshakeTimeout)),
@@ -103,22 +110,20 @@ async fn open(
     worker: &Rc<Worker>,
     handshake: &Handshake,
     chosen: &Chosen,
-    mut parts: request::Parts,
-    forwarded: &Forwarded,
+    request: &[u8],
     attempt: &mut Attempt,
     deadline: Instant,
 ) -> Result<(Dialled, Answer), Reason> {
-    let request = write_request(chosen, &mut parts, forwarded);
     let (rule, mut candidates) = (&chosen.rule, &chosen.candidates[..]);
     let retry = rule.retry.as_deref();
-    let mut refused = None;
+    let mut refused: Option<Box<Result<(Dialled, Answer), Reason>>> = None; // boxed, because it is seldom
     loop {
         let mut dialled = match upstream::dial(worker, chosen, candidates).await {
             Ok(dialled) => dialled,
-            Err(reason) => return refused.unwrap_or(Err(reason)),
+            Err(reason) => return refused.map_or(Err(reason), |refused| *refused),
         };
         attempt.attempts += 1;
-        let answer = exchange(&mut dialled, handshake, &request, retry::until(retry, deadline)).await;
+        let answer = exchange(&mut dialled, handshake, request, retry::until(retry, deadline)).await;
         let status = answer.as_ref().map(|answer| answer.status).map_err(|reason| *reason);
         health::answered(&worker.shared, rule, &dialled.endpoint, status);
         candidates = upstream::after(candidates, &dialled.endpoint);
@@ -126,7 +131,7 @@ async fn open(
             Some(reason) if !candidates.is_empty() && Instant::now() < deadline => attempt.retried(reason),
             _ => return answer.map(|answer| (dialled, answer)),
         }
-        refused = Some(answer.map(|answer| (dialled, answer)));
+        refused = Some(Box::new(answer.map(|answer| (dialled, answer))));
     }
 }
 
