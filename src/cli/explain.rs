@@ -101,6 +101,7 @@ impl Entry {
         let mut details = match self.kind {
             Kind::Reason => vec![("client sees", self.answered()), ("endpoint sees", self.seen.to_owned())],
             Kind::Cause => vec![("client sees", self.told(true)), ("endpoint sees", self.told(false))],
+            Kind::Failure => vec![("seen", self.seen.to_owned())],
             Kind::Condition => vec![("note", self.seen.to_owned())],
             Kind::ConditionReason(types) => {
                 vec![("condition", types.to_owned()), ("effect", self.seen.to_owned())]
@@ -150,7 +151,7 @@ impl Entry {
                     .map(|codes| format!("{} / {}", code(codes.client), code(codes.endpoint)))
                     .unwrap_or_default()
             }
-            Kind::Condition => String::new(),
+            Kind::Failure | Kind::Condition => String::new(),
             Kind::ConditionReason(types) => types.to_owned(),
         }
     }
@@ -184,6 +185,7 @@ impl Kind {
         match self {
             Self::Reason => "reason of a refusal, before the 101",
             Self::Cause => "cause of a tunnel's end",
+            Self::Failure => "what an endpoint is left out for",
             Self::Condition => "condition of a WebSocketRoute",
             Self::ConditionReason(_) => "reason of a condition",
         }
@@ -193,8 +195,11 @@ impl Kind {
 fn unknown(word: &str) -> Failure {
     let mut near: Vec<(usize, &str)> = ENTRIES
         .iter()
-        .map(|entry| (distance(&plain(entry.word), &plain(word)), entry.word))
-        .filter(|(distance, known)| *distance <= FAR || plain(known).contains(&plain(word)))
+        .map(|entry| match plain(entry.word).contains(&plain(word)) {
+            true => (0, entry.word), // a part of it was said
+            false => (distance(&plain(entry.word), &plain(word)), entry.word),
+        })
+        .filter(|(distance, _)| *distance <= FAR)
         .collect();
     near.sort_unstable();
     near.dedup();
@@ -237,7 +242,7 @@ fn distance(a: &str, b: &str) -> usize {
 /// A title, an introduction, and which words belong there.
 type Section = (&'static str, &'static str, fn(Kind) -> bool);
 
-const SECTIONS: [Section; 4] = [
+const SECTIONS: [Section; 5] = [
     (
         "Reasons: refusals before the 101",
         "In the access log (`error.type`), in the `reason` label of `holdfast_handshakes_total`, and for the client in \
@@ -249,6 +254,12 @@ const SECTIONS: [Section; 4] = [
         "In the access log (`holdfast.end.cause`), in the `cause` label of `holdfast_ends_total`, and as the text of the Close \
          frame.",
         |kind| kind == Kind::Cause,
+    ),
+    (
+        "Failures of endpoints",
+        "In the log, and in the `reason` label of `holdfast_endpoint_ejected` and `holdfast_endpoint_ejections_total`, as are \
+         words of refusals and ends that are an endpoint's fault.",
+        |kind| kind == Kind::Failure,
     ),
     (
         "Conditions of a WebSocketRoute",
@@ -300,6 +311,15 @@ mod tests {
             words(|kind| kind == Kind::Cause),
             Cause::ALL.iter().map(|cause| cause.word()).collect()
         );
+    }
+
+    #[test]
+    fn every_failure_of_an_endpoint_is_explained() {
+        use crate::routing::health;
+        let explained: BTreeSet<_> = ENTRIES.iter().map(|entry| entry.word).collect();
+        let failures: BTreeSet<_> = health::Failure::ALL.iter().map(|failure| failure.word()).collect();
+        assert!(failures.is_subset(&explained), "{:?}", failures.difference(&explained));
+        assert!(words(|kind| kind == Kind::Failure).is_subset(&failures));
     }
 
     #[test]

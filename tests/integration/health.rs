@@ -242,29 +242,23 @@ async fn an_endpoint_that_stops_answering_pings_is_ejected_and_its_other_tunnels
         passive.min_failure_percent = 1; // most of its handshakes were answered
         rule.heartbeat.endpoint = heartbeat(1, 1);
     });
-    let mut open = Vec::new();
-    let mut deaf = None;
-    while deaf.is_none() || open.is_empty() {
+    // One that never answers a ping, which nobody holds against it, and then one that answers once.
+    let (mut open, mut elsewhere) = (Vec::new(), Vec::new());
+    while open.len() < 2 {
         let mut client = Peer::connect(gateway.address).await;
         client.write(handshake("/", "")).await;
-        let (mut endpoint, is_bad) = tokio::select! {
-            (endpoint, _) = bad.accept() => (endpoint, true),
-            (endpoint, _) = well.accept() => (endpoint, false),
-        };
-        client.head().await;
-        if !is_bad {
-            continue;
+        tokio::select! {
+            (endpoint, _) = bad.accept() => {
+                client.head().await;
+                open.push((client, endpoint));
+            }
+            (endpoint, _) = well.accept() => elsewhere.push((client, endpoint)), // whose end would be one that came early
         }
-        if deaf.is_some() {
-            open.push((client, endpoint));
-            continue;
-        }
-        // It answers once, and then never again.
-        let ping = endpoint.frame().await;
-        assert_eq!(ping.opcode(), PING);
-        endpoint.send(0x80 | PONG, ping.payload).await;
-        deaf = Some((client, endpoint));
     }
+    let (_deaf_client, mut deaf) = open.pop().unwrap();
+    let ping = deaf.frame().await;
+    assert_eq!(ping.opcode(), PING);
+    deaf.send(0x80 | PONG, ping.payload).await;
     gateway
         .wait_for_metric("holdfast_endpoint_ejected", &[&pod(bad.address)], |out| out == 1.0)
         .await;

@@ -24,6 +24,8 @@ pub(super) enum Kind {
     Reason,
     /// The end of a tunnel, after the 101.
     Cause,
+    /// What an endpoint is left out for, where no refusal and no end has the same word.
+    Failure,
     /// A condition's type, in a WebSocketRoute's status.
     Condition,
     /// A condition's reason; the field names the types it stands in.
@@ -559,6 +561,40 @@ pub(super) const ENTRIES: &[Entry] = &[
         how: "The tunnel's task failed; other tunnels go on. The log has an error line of the same moment.",
         seen: "",
         fix: "Please report it with that line.",
+    },
+    Entry {
+        word: "tls_failed",
+        kind: Kind::Failure,
+        brief: "There was no TLS with the endpoint.",
+        how: "It was connected to, and the TLS handshake failed: nobody that is trusted vouches for it, it speaks no TLS, or it \
+              ended the handshake.",
+        seen: "Clients of it alone read endpoint_certificate, endpoint_tls_alert or endpoint_tls_error.",
+        fix: "The log says why, with the endpoint: look at backendTLS and at the certificate that the endpoint shows.",
+    },
+    Entry {
+        word: "status",
+        kind: Kind::Failure,
+        brief: "The endpoint answered a handshake with one of health.passive.codes.",
+        how: "Its answer went to the client, or the handshake to another endpoint, where the route has retry.",
+        seen: "The client reads the endpoint's own answer.",
+        fix: "Look at the endpoint's log for the time of the handshake.",
+    },
+    Entry {
+        word: "early_close",
+        kind: Kind::Failure,
+        brief: "The endpoint ended a fresh tunnel abnormally.",
+        how: "Within health.passive.earlyCloseWithin of its 101 it reset the connection, ended it without a Close, or closed it \
+              with a code that speaks of trouble.",
+        seen: "The access log has the tunnel's cause and codes.",
+        fix: "An endpoint that accepts and then fails usually misses something behind it: a database, a broker. Look at its log.",
+    },
+    Entry {
+        word: "close_1011",
+        kind: Kind::Failure,
+        brief: "The endpoint sent Close 1011.",
+        how: "RFC 6455, 7.4.1: it met a condition that it did not expect. Many of them at once are a failing endpoint.",
+        seen: "The client reads the endpoint's own 1011.",
+        fix: "Look at the endpoint's log for the time of the ends; holdfast_close_codes_total counts them.",
     },
     Entry {
         word: "Accepted",
