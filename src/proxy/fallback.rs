@@ -220,15 +220,15 @@ async fn forward(
     head::check(&parts)?;
     let found = select::find(worker, &parts, forwarded, attempt)?;
     let redirect = filter::redirect(&found, &parts, forwarded);
-    if found.rule.fallback == Fallback::Reject && redirect.is_none() {
-        return Err(Reason::UpgradeRequired);
-    }
     match (worker.shared.drain.is_closing(), overload) {
         (true, _) => return Err(Reason::Draining),
         (_, true) => return Err(Reason::Overload),
         _ => {}
     }
     guard::source(&found.rule, forwarded)?;
+    if found.rule.fallback == Fallback::Reject && redirect.is_none() {
+        return Err(Reason::UpgradeRequired);
+    }
     limits::admit_plain(&found.rule, &parts, attempt)?;
     let response = match (redirect, &found.rule.fallback) {
         (Some((redirect, location)), _) => Some(respond::redirect(redirect, &location)?.map(own)),

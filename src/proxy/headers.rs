@@ -28,7 +28,7 @@ pub struct Forwarded {
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
         .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
-        .filter(|name| !KEPT.contains(name))
+        .filter(|name| !KEPT.contains(name) && !name.as_str().starts_with("sec-websocket-"))
         .collect();
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
@@ -157,8 +157,14 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     HeaderName::from_static("http2-settings"),
 ];
 
-/// A client cannot have these removed by naming them in `Connection`.
-const KEPT: [HeaderName; 4] = [header::HOST, header::COOKIE, header::AUTHORIZATION, header::CONTENT_LENGTH];
+/// A client cannot have these removed by naming them in `Connection`, nor those of the handshake.
+const KEPT: [HeaderName; 5] = [
+    header::HOST,
+    header::COOKIE,
+    header::AUTHORIZATION,
+    header::CONTENT_LENGTH,
+    header::ORIGIN,
+];
 
 /// Names that are not spelled by capitals after hyphens alone.
 const SPELLED: [(&str, &str); 8] = [

@@ -220,6 +220,7 @@ struct Outcome<'a> {
     rule: &'a Rule,
     endpoint: &'a Arc<Endpoint>,
     address: SocketAddr,
+    began: Instant,
     /// `None`: it goes on elsewhere.
     result: Option<Dial>,
 }
@@ -232,6 +233,7 @@ impl<'a> Outcome<'a> {
             rule,
             endpoint,
             address,
+            began: Instant::now(),
             result,
         }
     }
@@ -241,7 +243,10 @@ impl Drop for Outcome<'_> {
     fn drop(&mut self) {
         if let Some(result) = self.result {
             self.shared.metrics.dialled(self.endpoint, result);
-            health::dialled(self.shared, self.rule, self.endpoint, self.address, result);
+            // One that was outrun because it had been silent for too long has not answered in time.
+            let was_silent = result == Dial::Outrun && self.began.elapsed() >= RACE_AFTER;
+            let seen = if was_silent { Dial::TimedOut } else { result };
+            health::dialled(self.shared, self.rule, self.endpoint, self.address, seen);
         }
     }
 }

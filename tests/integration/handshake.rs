@@ -78,7 +78,7 @@ async fn the_endpoint_is_asked_what_the_client_asked() {
 async fn what_concerns_one_connection_only_is_not_passed_on() {
     let (server, gateway) = start().await;
     let request = format!(
-        "GET / HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, UPGRADE,x-secret\r\nconnection: Cookie\r\nUpgrade: WebSocket\r\n\
+        "GET / HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, UPGRADE,x-secret\r\nconnection: Cookie, Origin, Sec-WebSocket-Key\r\nOrigin: http://test\r\nUpgrade: WebSocket\r\n\
          X-Secret: 1\r\nCookie: kept=1\r\nKeep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nTE: trailers\r\n\
          HTTP2-Settings: x\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
     );
@@ -92,6 +92,8 @@ async fn what_concerns_one_connection_only_is_not_passed_on() {
         ["kept=1"],
         "a client cannot have it removed: {asked}"
     );
+    assert_eq!(header_values(&asked, "Origin"), ["http://test"]);
+    assert_eq!(header_values(&asked, "Sec-WebSocket-Key"), [KEY]);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use holdfast::routing::{
 
 use crate::{
     actor::{Act, Actor, in_turn, opened},
-    support::{Answer, Gateway, PING, PONG, Peer, RuleBuilder, Server, handshake, heartbeat, tunnel},
+    support::{Answer, Gateway, PING, PONG, Peer, RuleBuilder, Server, Silent, handshake, heartbeat, tunnel},
 };
 
 /// Long enough to be for ever.
@@ -101,6 +101,14 @@ async fn a_dead_endpoint_is_dialled_as_often_as_it_takes_and_not_again() {
         gateway.metric("holdfast_endpoint_ejected", &["reason=\"connection_refused\""]),
         1.0
     );
+}
+
+#[tokio::test]
+async fn one_that_answers_no_dial_is_left_out_though_others_outrun_it() {
+    let (silent, well) = (Silent::start(), Actor::start(Act::Serve).await);
+    let gateway = watched(&[silent.address, well.address], |_, rule| rule.timeouts.connect = HOUR);
+    until_ejected(&gateway, silent.address).await;
+    assert_eq!(ejections(&gateway, "dial_timeout"), 1.0);
 }
 
 #[tokio::test]
