@@ -55,7 +55,7 @@ pub enum BackendTlsMode {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretRef {
-    /// The kind of what is referred to. Only a Secret can be: no right to read ConfigMaps is asked for.
+    /// The kind of what is referred to. Only a Secret can be: no right to read ConfigMaps is asked for. Default: Secret.
     #[serde(default = "secret")]
     #[schemars(length(min = 1, max = 63), regex(pattern = KIND))]
     pub kind: String,

@@ -17,7 +17,8 @@ pub struct Forwarded {
     #[serde(rename = "xRealIP", skip_serializing_if = "Option::is_none")]
     pub x_real_ip: Option<bool>,
 
-    /// Forwarded, as in RFC 7239, with for, host and proto. Append, Replace and None as above; where a trusted proxy sent
+    /// Forwarded, as in RFC 7239, with for, host and proto. Append: one more element. Replace: one
+    /// alone. None: the field is left as it is, if a trusted proxy sent it. Where a trusted proxy sent
     /// X-Forwarded-For but no Forwarded, Append takes its addresses over. Default: None.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forwarded: Option<ForwardedMode>,

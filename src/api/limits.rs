@@ -33,7 +33,7 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connections_per_client: Option<ClientConnections>,
 
-    /// How many handshakes one client may begin with the route, refused ones excepted. One more is answered 429, with the
+    /// How many handshakes one client may begin with the route, those excepted that this rate refuses. One more is answered 429, with the
     /// time after which it would be let in as Retry-After. Requests that are no handshakes are not counted.
     /// Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -42,7 +42,7 @@ pub struct Origins {
     /// Origins that may, each either a host, with any port and http or https, such as app.example.com; or an origin as a
     /// browser sends it, with its port unless that is the scheme's own, such as https://app.example.com:8443. A *. in front
     /// of the host stands for every host below it, not for the host itself. null: pages without an origin, such as files and
-    /// sandboxed frames; everybody can make one. From 1 to 64.
+    /// sandboxed frames; everybody can make one. At most 64. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(min = 1, max = 64),

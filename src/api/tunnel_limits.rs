@@ -48,13 +48,14 @@ pub struct SideLimits {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control_frames: Option<FrameRate>,
 
-    /// How many bytes of payload one frame may have. A larger one ends the WebSocket before a byte of it has passed. From 1 to
+    /// How many bytes of payload one frame may have, as it is sent: compressed, where the two sides compress. A larger one ends the WebSocket before a byte of it has passed. From 1 to
     /// 1000000000000. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000_000_i64))]
     pub max_frame_bytes: Option<i64>,
 
-    /// How many bytes of payload all frames of one message may have together. The frame with which there would be more ends
+    /// How many bytes of payload all frames of one message may have together, as they are sent: compressed, where the
+    /// two sides compress. The frame with which there would be more ends
     /// the WebSocket before a byte of it has passed. From 1 to 1000000000000. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000_000_i64))]
