@@ -19,6 +19,7 @@ pub mod limits;
 pub mod matching;
 pub mod persistence;
 mod query;
+pub mod rate;
 mod rendezvous;
 pub mod retry;
 pub mod route;

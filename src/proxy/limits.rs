@@ -111,7 +111,7 @@ pub fn admit(rule: &Rule, parts: &request::Parts, forwarded: &Forwarded, attempt
     let client = |key| counts.hashes.of(&rule.id.route, key, forwarded.client.ip(), &parts.headers);
     if let Some(rate) = &limits.handshake_rate
         && let Some(client) = client(&rate.key)
-        && let Err(wait) = counts.rates.admit(client, rate, counts.now())
+        && let Err(wait) = counts.rates.admit(client, &rate.rate, counts.now())
     {
         let retry_after = whole_seconds(wait);
         let reason = Reason::HandshakeRateLimited { retry_after };

@@ -5,16 +5,13 @@
 
 mod client;
 mod open;
-mod pace;
 mod rates;
-
-use std::time::Duration;
 
 pub use client::ClientHashes;
 pub use open::{Full, Place, RouteOpen};
 pub use rates::Rates;
 
-use super::tunnel_limits::TunnelLimits;
+use super::{rate::Rate, tunnel_limits::TunnelLimits};
 
 /// The limits of a route, shared by its rules. Each process counts for itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,12 +40,7 @@ pub struct ClientConnections {
 /// How many handshakes one client may begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandshakeRate {
-    /// In each interval, evenly; never 0.
-    pub requests: u32,
-    /// Never zero.
-    pub interval: Duration,
-    /// How many may come at once after a pause; never 0.
-    pub burst: u32,
+    pub rate: Rate,
     pub key: ClientKey,
 }
 

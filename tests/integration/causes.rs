@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use futures::future::join_all;
 use holdfast::{
     proxy::end::Cause,
-    routing::tunnel_limits::{Rate, SideLimits},
+    routing::{rate::Rate, tunnel_limits::SideLimits},
 };
 
 use crate::support::{BINARY, CLOSE, Gateway, PING, PONG, Peer, RuleBuilder, Server, heartbeat, tunnel, tunnel_limits};

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use futures::future::join_all;
 use holdfast::routing::{
     limits::{ClientConnections, ClientKey, HandshakeRate, Limits},
+    rate::Rate,
     route::{OnUnavailable, PersistBy, Persistence},
 };
 use tokio::{net::TcpSocket, task::JoinHandle};
@@ -176,9 +177,7 @@ async fn a_client_begins_no_more_handshakes_than_its_rate_says() {
     let endpoint = Endpoint::start().await;
     let limits = Limits {
         handshake_rate: Some(HandshakeRate {
-            requests: 2,
-            interval: Duration::from_secs(3600),
-            burst: 10,
+            rate: Rate::new(2, Duration::from_secs(3600), 10),
             key: ClientKey::Address {
                 ipv4_prefix: 24,
                 ipv6_prefix: 64,
@@ -215,9 +214,7 @@ async fn a_dry_run_refuses_nobody_and_says_whom_it_would() {
             key: by_header(),
         }),
         handshake_rate: Some(HandshakeRate {
-            requests: 1,
-            interval: Duration::from_secs(3600),
-            burst: 2,
+            rate: Rate::new(1, Duration::from_secs(3600), 2),
             key: by_header(),
         }),
         max_header_bytes: Some(1_000),
@@ -271,9 +268,7 @@ async fn counts_outlive_tables_and_routes() {
                 },
             }),
             handshake_rate: Some(HandshakeRate {
-                requests: 1,
-                interval: Duration::from_secs(3600),
-                burst: 3,
+                rate: Rate::new(1, Duration::from_secs(3600), 3),
                 key: by_header(),
             }),
             ..Limits::default()

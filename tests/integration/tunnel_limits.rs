@@ -7,7 +7,8 @@ use std::{
 
 use holdfast::routing::{
     limits::Limits,
-    tunnel_limits::{OnExceeded, Rate, SideLimits},
+    rate::Rate,
+    tunnel_limits::{OnExceeded, SideLimits},
 };
 use rustls::version::{TLS12, TLS13};
 use tokio::io::AsyncWriteExt;

@@ -6,7 +6,10 @@ use super::tunnel_limits::tunnel_limits;
 use crate::{
     api::{self, LimitKeySource},
     control::policy::PREFIX_LENGTHS,
-    routing::limits::{ClientConnections, ClientKey, HandshakeRate, Limits},
+    routing::{
+        limits::{ClientConnections, ClientKey, HandshakeRate, Limits},
+        rate::Rate,
+    },
 };
 
 /// `None`: nothing is limited. The schema bounds every number.
@@ -39,13 +42,17 @@ fn client_connections(spec: &api::ClientConnections) -> Option<ClientConnections
 }
 
 fn handshake_rate(spec: &api::HandshakeRate) -> Option<HandshakeRate> {
-    let requests = u32::try_from(spec.requests).ok()?;
     Some(HandshakeRate {
-        requests,
-        interval: Duration::from(spec.interval),
-        burst: spec.burst.and_then(|burst| u32::try_from(burst).ok()).unwrap_or(requests),
+        rate: rate(spec.requests, spec.interval, spec.burst)?,
         key: key(spec.key.as_ref()),
     })
+}
+
+/// Without a burst, as many at once as in an interval.
+pub(super) fn rate(count: i32, interval: api::Duration, burst: Option<i32>) -> Option<Rate> {
+    let count = u32::try_from(count).ok()?;
+    let burst = burst.and_then(|burst| u32::try_from(burst).ok()).unwrap_or(count);
+    Some(Rate::new(count, Duration::from(interval), burst))
 }
 
 fn key(spec: Option<&api::LimitKey>) -> ClientKey {

@@ -1,10 +1,12 @@
 //! What `spec.limits.tunnel` means.
 
-use std::time::Duration;
-
+use super::limits::rate;
 use crate::{
     api,
-    routing::tunnel_limits::{OnExceeded, Rate, SideLimits, TunnelLimits},
+    routing::{
+        rate::Rate,
+        tunnel_limits::{OnExceeded, SideLimits, TunnelLimits},
+    },
 };
 
 /// `None`: nothing is limited. The schema bounds every number.
@@ -19,9 +21,9 @@ pub(super) fn tunnel_limits(spec: &api::TunnelLimits, is_dry_run: bool) -> Optio
 
 fn side_limits(spec: &api::SideLimits, is_dry_run: bool) -> Option<SideLimits> {
     let limits = SideLimits {
-        messages: spec.messages.as_ref().and_then(rate),
-        bytes: spec.bytes.as_ref().and_then(rate),
-        control_frames: spec.control_frames.as_ref().and_then(rate),
+        messages: frame_rate(spec.messages.as_ref()),
+        bytes: frame_rate(spec.bytes.as_ref()),
+        control_frames: frame_rate(spec.control_frames.as_ref()),
         max_frame: spec.max_frame_bytes.and_then(|bytes| u64::try_from(bytes).ok()),
         max_message: spec.max_message_bytes.and_then(|bytes| u64::try_from(bytes).ok()),
         on_exceeded: match spec.on_exceeded.unwrap_or_default() {
@@ -38,8 +40,6 @@ fn side_limits(spec: &api::SideLimits, is_dry_run: bool) -> Option<SideLimits> {
     (limits != nothing).then_some(limits)
 }
 
-fn rate(spec: &api::FrameRate) -> Option<Rate> {
-    let count = u32::try_from(spec.count).ok()?;
-    let burst = spec.burst.and_then(|burst| u32::try_from(burst).ok()).unwrap_or(count);
-    Some(Rate::new(count, Duration::from(spec.interval), burst))
+fn frame_rate(spec: Option<&api::FrameRate>) -> Option<Rate> {
+    spec.and_then(|spec| rate(spec.count, spec.interval, spec.burst))
 }

@@ -13,7 +13,10 @@ use crate::{
         slot::{Peer, Slot},
         worker::READ,
     },
-    routing::tunnel_limits::{OnExceeded, SideLimits, Used},
+    routing::{
+        rate::Used,
+        tunnel_limits::{OnExceeded, SideLimits},
+    },
 };
 
 /// The meters of both sides.
@@ -295,7 +298,7 @@ mod tests {
     use super::*;
     use crate::{
         proxy::frame::{Follower, Next, opcode},
-        routing::tunnel_limits::Rate,
+        routing::rate::Rate,
     };
 
     /// A frame of a client: its first byte, and how long it is.

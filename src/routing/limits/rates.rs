@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use super::{HandshakeRate, pace::Pace};
+use crate::routing::rate::Rate;
 
 /// The table.
 #[derive(Debug)]
@@ -57,15 +57,14 @@ impl Rates {
     ///
     /// # Errors
     /// It is too early; the time after which it would not be.
-    pub fn admit(&self, client: NonZeroU64, rate: &HandshakeRate, now: u64) -> Result<(), Duration> {
-        let pace = Pace::of(rate);
+    pub fn admit(&self, client: NonZeroU64, rate: &Rate, now: u64) -> Result<(), Duration> {
         let client = client.get();
         let mut slots = self.shard(client);
         if let Some([_, caught_up]) = slots.find(client) {
-            *caught_up = pace.admit(*caught_up, now)?;
+            *caught_up = rate.admit(*caught_up, now)?;
             return Ok(());
         }
-        let caught_up = pace.admit(0, now)?;
+        let caught_up = rate.admit(0, now)?;
         if slots.insert([client, caught_up], now) {
             self.evicted.fetch_add(1, Relaxed);
         }
@@ -214,15 +213,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::routing::limits::ClientKey;
 
-    fn rate(requests: u32, seconds: u64, burst: u32) -> HandshakeRate {
-        HandshakeRate {
-            requests,
-            interval: Duration::from_secs(seconds),
-            burst,
-            key: ClientKey::Header("x".into()),
-        }
+    fn rate(requests: u32, seconds: u64, burst: u32) -> Rate {
+        Rate::new(requests, Duration::from_secs(seconds), burst)
     }
 
     /// Hashes as clients have them.
