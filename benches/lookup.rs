@@ -25,9 +25,7 @@ use holdfast::routing::{
     forwarded::Forwarded,
     health::Moment,
     persistence,
-    route::{
-        Balancing, Cookie, Fallback, HashSource, Heartbeat, Heartbeats, OnUnavailable, PersistBy, Persistence, SameSite, Timeouts,
-    },
+    route::{Balancing, Cookie, Fallback, HashSource, Heartbeat, Heartbeats, OnUnavailable, PersistBy, Persistence, Timeouts},
     table::{Match, PathMatch, RouteSpec, RuleSpec},
     target,
 };
@@ -160,16 +158,7 @@ fn pick(name: &str, count: usize, rule: &Rule, headers: &HeaderMap) {
 }
 
 fn pick_by_cookie(count: usize) {
-    let cookie = Cookie {
-        name: "sticky".into(),
-        path: None,
-        domain: None,
-        same_site: SameSite::Lax,
-        secure: None,
-        http_only: true,
-        partitioned: false,
-        max_age: Duration::ZERO,
-    };
+    let cookie = Cookie::named("sticky");
     let by_cookie = Persistence {
         by: PersistBy::Cookie(cookie),
         on_unavailable: OnUnavailable::Repick,

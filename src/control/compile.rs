@@ -272,19 +272,21 @@ fn persist(spec: &SessionPersistence, id: &RuleId) -> Persistence {
 }
 
 fn cookie(spec: &CookieSpec, id: &RuleId) -> Cookie {
+    let built_in = Cookie::named(spec.name.clone().unwrap_or_else(|| default_cookie_name(id)));
     Cookie {
-        name: spec.name.clone().unwrap_or_else(|| default_cookie_name(id)).into(),
         path: spec.path.as_deref().map(Box::from),
         domain: spec.domain.as_deref().map(Box::from),
-        same_site: match spec.same_site.unwrap_or_default() {
-            SameSiteSpec::Strict => SameSite::Strict,
-            SameSiteSpec::Lax => SameSite::Lax,
-            SameSiteSpec::None => SameSite::None,
+        same_site: match spec.same_site {
+            Some(SameSiteSpec::Strict) => SameSite::Strict,
+            Some(SameSiteSpec::Lax) => SameSite::Lax,
+            Some(SameSiteSpec::None) => SameSite::None,
+            None => built_in.same_site,
         },
         secure: spec.secure,
-        http_only: spec.http_only.unwrap_or(true),
-        partitioned: spec.partitioned.unwrap_or(false),
-        max_age: spec.max_age.map(Duration::from).unwrap_or_default(),
+        http_only: spec.http_only.unwrap_or(built_in.http_only),
+        partitioned: spec.partitioned.unwrap_or(built_in.partitioned),
+        max_age: spec.max_age.map_or(built_in.max_age, Duration::from),
+        ..built_in
     }
 }
 

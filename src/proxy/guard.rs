@@ -91,21 +91,12 @@ fn has_foreign_cookies(headers: &HeaderMap, persistence: Option<&Persistence>) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::route::{Cookie, OnUnavailable, SameSite};
+    use crate::routing::route::{Cookie, OnUnavailable};
 
     #[test]
     fn our_own_cookie_is_nobodys_login() {
         let persistence = Persistence {
-            by: PersistBy::Cookie(Cookie {
-                name: "ours".into(),
-                path: None,
-                domain: None,
-                same_site: SameSite::Lax,
-                secure: None,
-                http_only: true,
-                partitioned: false,
-                max_age: std::time::Duration::ZERO,
-            }),
+            by: PersistBy::Cookie(Cookie::named("ours")),
             on_unavailable: OnUnavailable::Repick,
         };
         for (lines, foreign) in [

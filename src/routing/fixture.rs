@@ -12,7 +12,7 @@ use super::{
     health::Moment,
     route::{
         Backend, Balancing, Cookie, Fallback, Heartbeat, Heartbeats, ObjectName, OnUnavailable, PersistBy, Persistence, Rule,
-        RuleId, SameSite, Timeouts,
+        RuleId, Timeouts,
     },
     table::{Match, PathMatch, RouteSpec, RuleSpec, ValueMatch, ValuePattern},
 };
@@ -108,16 +108,7 @@ pub fn endpoint(service_name: &str, identity: &str) -> Arc<Endpoint> {
 }
 
 pub fn cookie() -> Cookie {
-    Cookie {
-        name: "sticky".into(),
-        path: None,
-        domain: None,
-        same_site: SameSite::Lax,
-        secure: None,
-        http_only: true,
-        partitioned: false,
-        max_age: Duration::ZERO,
-    }
+    Cookie::named("sticky")
 }
 
 pub fn by_cookie(cookie: Cookie, on_unavailable: OnUnavailable) -> Option<Persistence> {

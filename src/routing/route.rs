@@ -134,6 +134,22 @@ pub struct Cookie {
     pub max_age: Duration,
 }
 
+impl Cookie {
+    /// One with the attributes that hold where nobody says anything.
+    pub fn named(name: impl Into<Box<str>>) -> Self {
+        Self {
+            name: name.into(),
+            path: None,
+            domain: None,
+            same_site: SameSite::Lax,
+            secure: None,
+            http_only: true,
+            partitioned: false,
+            max_age: Duration::ZERO,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SameSite {
     Strict,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast::routing::route::{Cookie, Fallback, OnUnavailable, PersistBy, Persistence, SameSite};
+use holdfast::routing::route::{Cookie, Fallback, OnUnavailable, PersistBy, Persistence};
 
 use crate::support::{
     Ending, Gateway, Peer, RuleBuilder, Server, TEXT, ask, closed_port, frame, handshake, header_values, switching, tunnel,
@@ -384,16 +384,7 @@ async fn a_drain_lets_a_request_finish_and_ends_the_connection() {
 #[tokio::test]
 async fn requests_and_handshakes_stick_to_the_same_endpoint() {
     let (one, other) = (Server::start().await, Server::start().await);
-    let cookie = Cookie {
-        name: "sticky".into(),
-        path: None,
-        domain: None,
-        same_site: SameSite::Lax,
-        secure: None,
-        http_only: true,
-        partitioned: false,
-        max_age: Duration::ZERO,
-    };
+    let cookie = Cookie::named("sticky");
     let rule = RuleBuilder::to(&[one.address, other.address]).change(|rule| {
         rule.persistence = Some(Persistence {
             by: PersistBy::Cookie(cookie),

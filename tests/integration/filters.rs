@@ -4,7 +4,7 @@
 use holdfast::routing::{
     filter::{Filters, HeaderEdits, PathEdit, Redirect, Rewrite},
     forwarded::{Forwarded, Mode},
-    route::{Cookie, Fallback, OnUnavailable, PersistBy, Persistence, SameSite},
+    route::{Cookie, Fallback, OnUnavailable, PersistBy, Persistence},
 };
 use http::{HeaderName, HeaderValue, StatusCode};
 
@@ -132,16 +132,7 @@ async fn fields_change_in_plain_requests_and_answers() {
 
 fn sticky() -> Option<Persistence> {
     Some(Persistence {
-        by: PersistBy::Cookie(Cookie {
-            name: "sticky".into(),
-            path: None,
-            domain: None,
-            same_site: SameSite::Lax,
-            secure: None,
-            http_only: true,
-            partitioned: false,
-            max_age: Default::default(),
-        }),
+        by: PersistBy::Cookie(Cookie::named("sticky")),
         on_unavailable: OnUnavailable::Repick,
     })
 }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use holdfast::routing::{
     health::Passive,
-    route::{Cookie, OnUnavailable, PersistBy, Persistence, SameSite},
+    route::{Cookie, OnUnavailable, PersistBy, Persistence},
 };
 
 use crate::{
@@ -339,16 +339,7 @@ async fn a_cookie_to_an_ejected_endpoint_is_repicked_or_refused() {
 
 fn by_cookie(on_unavailable: OnUnavailable) -> Persistence {
     Persistence {
-        by: PersistBy::Cookie(Cookie {
-            name: "sticky".into(),
-            path: None,
-            domain: None,
-            same_site: SameSite::Lax,
-            secure: None,
-            http_only: true,
-            partitioned: false,
-            max_age: Duration::ZERO,
-        }),
+        by: PersistBy::Cookie(Cookie::named("sticky")),
         on_unavailable,
     }
 }

@@ -1,10 +1,8 @@
 //! By which scheme a client came, and by which it should have: what is told to it, recorded, and put into its cookie.
 
-use std::time::Duration;
-
 use holdfast::{
     proxy::Settings,
-    routing::route::{Cookie, OnUnavailable, PersistBy, Persistence, SameSite},
+    routing::route::{Cookie, OnUnavailable, PersistBy, Persistence},
 };
 use rustls::version::{TLS12, TLS13};
 use tokio::io::AsyncWriteExt;
@@ -85,16 +83,7 @@ async fn records_say_which_tls_it_was() {
 /// A gateway that gives its clients a cookie.
 async fn with_cookie(change: impl FnOnce(&mut Settings)) -> (Server, Gateway, crate::tls_client::Made) {
     let server = Server::start().await;
-    let cookie = Cookie {
-        name: "sticky".into(),
-        path: None,
-        domain: None,
-        same_site: SameSite::Lax,
-        secure: None,
-        http_only: true,
-        partitioned: false,
-        max_age: Duration::ZERO,
-    };
+    let cookie = Cookie::named("sticky");
     let rule = RuleBuilder::to(&[server.address]).change(|rule| {
         rule.persistence = Some(Persistence {
             by: PersistBy::Cookie(cookie),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use holdfast::routing::{
-    route::{Cookie, OnUnavailable, PersistBy, Persistence, SameSite},
+    route::{Cookie, OnUnavailable, PersistBy, Persistence},
     security::{AllowedOrigin, OriginPolicy, Origins, Security, Sources, network},
 };
 
@@ -14,16 +14,7 @@ async fn start(security: Security) -> (Server, Gateway) {
     let rule = RuleBuilder::to(&[server.address]).change(|rule| {
         rule.security = Arc::new(security);
         rule.persistence = Some(Persistence {
-            by: PersistBy::Cookie(Cookie {
-                name: "ours".into(),
-                path: None,
-                domain: None,
-                same_site: SameSite::Lax,
-                secure: None,
-                http_only: true,
-                partitioned: false,
-                max_age: std::time::Duration::ZERO,
-            }),
+            by: PersistBy::Cookie(Cookie::named("ours")),
             on_unavailable: OnUnavailable::Repick,
         });
     });

@@ -1,11 +1,11 @@
 //! Weights of backendRefs, while they change: a canary that grows, and one that is taken back.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use holdfast::routing::{
     Backend, BackendTls, EndpointCell, ServicePort,
     endpoint::State,
-    route::{Balancing, Cookie, OnUnavailable, PersistBy, Persistence, SameSite},
+    route::{Balancing, Cookie, OnUnavailable, PersistBy, Persistence},
     table::RuleSpec,
 };
 
@@ -74,16 +74,7 @@ async fn a_change_of_weights_moves_only_new_connections_and_nobody_with_a_cookie
     let versions = Versions::new([servers[0].address, servers[1].address]);
     let sticky = |rule: &mut RuleBuilder| {
         rule.persistence = Some(Persistence {
-            by: PersistBy::Cookie(Cookie {
-                name: "version".into(),
-                path: None,
-                domain: None,
-                same_site: SameSite::Lax,
-                secure: None,
-                http_only: true,
-                partitioned: false,
-                max_age: Duration::ZERO,
-            }),
+            by: PersistBy::Cookie(Cookie::named("version")),
             on_unavailable: OnUnavailable::Repick,
         });
     };
