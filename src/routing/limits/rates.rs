@@ -136,10 +136,25 @@ impl Slots {
             self.rebuild(now);
             return false;
         }
+        loop {
+            let (paid_off, first) = self.look(now);
+            if paid_off >= WINDOW / 4 {
+                self.rebuild(now); // worth a look at all of them
+                return false;
+            }
+            // Windows fill by chance and are emptied in turn, so that one may have nobody left; a full table has others.
+            if let Some((caught_up, at)) = first {
+                self.remove(at);
+                return caught_up > now;
+            }
+        }
+    }
+
+    /// Looks at the next window: how many have caught up there, and who will be the first to, and where.
+    fn look(&mut self, now: u64) -> (usize, Option<(u64, usize)>) {
         let mask = self.slots.len() - 1;
-        let window = (0..WINDOW).map(|step| (self.hand + step) & mask);
         let (mut paid_off, mut first) = (0, None::<(u64, usize)>);
-        for at in window {
+        for at in (0..WINDOW).map(|step| (self.hand + step) & mask) {
             let [client, caught_up] = self.slots[at];
             if client == 0 {
                 continue;
@@ -150,13 +165,7 @@ impl Slots {
             }
         }
         self.hand = (self.hand + WINDOW) & mask;
-        if paid_off >= WINDOW / 4 {
-            self.rebuild(now); // worth a look at all of them
-            return false;
-        }
-        let Some((caught_up, at)) = first else { return false };
-        self.remove(at);
-        caught_up > now
+        (paid_off, first)
     }
 
     /// Keeps those who have not caught up, in twice the room that they need.
@@ -272,6 +281,24 @@ mod tests {
         }
         assert_eq!(rates.evicted(), before);
         assert!(remembered() >= nearly_all, "{} of {}", remembered(), worst.len());
+    }
+
+    #[test]
+    fn a_full_table_stays_within_its_bound_where_the_next_to_be_looked_at_are_none() {
+        let mut slots = Slots {
+            slots: vec![[0; 2]; MAX_SLOTS],
+            used: 0,
+            hand: 0,
+        };
+        let debtor = |client: usize| [client as u64, HOUR];
+        for client in WINDOW..WINDOW + most(MAX_SLOTS) {
+            assert!(!slots.insert(debtor(client), 0));
+        }
+        assert!(slots.slots[..WINDOW].iter().all(|slot| slot[0] == 0));
+        for client in MAX_SLOTS..MAX_SLOTS + 3 * WINDOW {
+            assert!(slots.insert(debtor(WINDOW + client), 0));
+            assert_eq!(slots.used, most(MAX_SLOTS));
+        }
     }
 
     #[test]
