@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use super::live::Replica;
 use crate::app::LIVE;
+use crate::cli::offline::counted;
 use crate::cli::output::{ColorChoice, Format, Screen, Tone, document, print};
 use crate::cli::{Failure, block_on};
 
@@ -68,10 +69,16 @@ async fn drain(args: &Args, color: ColorChoice) -> Result<u8, Failure> {
 
 fn sentence(state: &Value) -> String {
     let replica = state["replica"].as_str().unwrap_or("?");
-    let open = state["connections"].as_u64().unwrap_or_default();
+    let open = state["connections"]
+        .as_u64()
+        .and_then(|open| usize::try_from(open).ok())
+        .unwrap_or_default();
     let seconds = |name: &str| Duration::from_secs_f64(state[name].as_f64().unwrap_or_default().clamp(0.0, 1e6));
     match state["stage"].as_str().unwrap_or_default() {
-        "serving" => format!("{replica} serves {open} connections; nobody has ordered a drain\n"),
+        "serving" => format!(
+            "{replica} serves {}; nobody has ordered a drain\n",
+            counted(open, "connection")
+        ),
         "announced" => format!(
             "{replica} still takes connections while load balancers notice ({:?}); {open} open\n",
             seconds("delay_seconds")

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, header, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header, request};
 use http_body_util::Full;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -59,17 +59,28 @@ fn spread(seconds: u32) -> u32 {
 
 /// The same address with TLS, on its usual port: which one leads here, only the outside knows.
 pub fn location(scheme: &str, parts: &request::Parts) -> Option<HeaderValue> {
-    let host = target::host(authority(parts)?)?;
-    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    HeaderValue::from_str(&format!("{scheme}://{host}{path}")).ok()
+    url(scheme, &target::host(authority(parts)?)?, parts)
 }
 
 /// The same address with TLS, on the port that the client named: it came to where TLS is spoken.
 pub fn same_port(scheme: &str, parts: &request::Parts) -> Option<HeaderValue> {
     let authority = authority(parts)?;
     target::host(authority)?;
+    url(scheme, authority, parts)
+}
+
+fn url(scheme: &str, authority: &str, parts: &request::Parts) -> Option<HeaderValue> {
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     HeaderValue::from_str(&format!("{scheme}://{authority}{path}")).ok()
+}
+
+/// What a refusal's `Connection` says: it ends the connection, and may name what to upgrade to.
+pub fn connection(headers: &HeaderMap) -> &'static str {
+    if headers.contains_key(header::UPGRADE) {
+        "upgrade, close"
+    } else {
+        "close"
+    }
 }
 
 /// Writes a refusal and ends the connection in order.
@@ -83,11 +94,7 @@ pub async fn refuse(mut socket: Stream, reason: Reason, location: Option<HeaderV
         response.status().canonical_reason().unwrap_or(""),
     );
     headers::write(&mut out, response.headers());
-    let connection = if response.headers().contains_key(header::UPGRADE) {
-        "upgrade, close"
-    } else {
-        "close"
-    };
+    let connection = connection(response.headers());
     out.extend_from_slice(
         format!(
             "Connection: {connection}\r\nContent-Length: {}\r\n\r\n{text}\n",

@@ -172,15 +172,12 @@ async fn answer_plain(
 ) -> Response<Body> {
     let (mut attempt, forwarded) = describe(worker, origin, &parts);
     attempt.is_handshake = false;
-    let location = answer::location("https", &parts);
+    let may_redirect = worker.shared.settings.https_redirect;
+    let location = may_redirect.then(|| answer::location("https", &parts)).flatten();
     let refused = |attempt: Attempt, reason: Reason| {
         let rule = attempt.refused(reason);
         let mut response = answer::response(reason, location, rule.as_deref());
-        let connection = if response.headers().contains_key(header::UPGRADE) {
-            "upgrade, close"
-        } else {
-            "close"
-        };
+        let connection = answer::connection(response.headers());
         response
             .headers_mut()
             .insert(header::CONNECTION, header::HeaderValue::from_static(connection));
@@ -189,10 +186,8 @@ async fn answer_plain(
     match forward(worker, overload, parts, body, &forwarded, &mut attempt).await {
         Err(reason) => refused(attempt, reason),
         Ok(Answered { response, by }) => {
-            match by {
-                Some((endpoint, address)) => attempt.passed(response.status().as_u16(), &endpoint, address),
-                None => attempt.responded(response.status().as_u16()),
-            }
+            let by = by.as_ref().map(|(endpoint, address)| (endpoint, *address));
+            attempt.passed(response.status().as_u16(), by);
             response
         }
     }
@@ -236,7 +231,7 @@ async fn forward(
         (None, Fallback::Static(files)) => {
             let asked = files::Asked {
                 parts: &parts,
-                path: found.path(),
+                path: &found.path,
                 matched: &found.matched_path,
             };
             let root = worker.shared.settings.static_root.as_deref();
@@ -249,7 +244,7 @@ async fn forward(
         filter::change_answer(&found.rule, response.headers_mut());
         return Ok(Answered { response, by: None });
     }
-    let chosen = found.choose(&parts, forwarded, attempt)?;
+    let chosen = found.choose(worker, &parts, forwarded, attempt)?;
     headers::remove_hop_by_hop(&mut parts.headers);
     headers::set_forwarded(&mut parts, forwarded, chosen.rule.forwarded);
     filter::change_request(&chosen.rule, &mut parts.headers);

@@ -27,15 +27,17 @@ pub fn change_answer(rule: &Rule, headers: &mut HeaderMap) {
 }
 
 /// Path and query as the endpoint gets them. `matched`: the prefix that matched.
-pub fn rewritten(rule: &Rule, target: String, matched: &str) -> String {
+pub fn rewritten(rule: &Rule, path: String, query: Option<&str>, matched: &str) -> String {
     let rewrite = rule.filters.as_ref().and_then(|filters| filters.rewrite.as_ref());
-    let Some(edit) = rewrite.and_then(|rewrite| rewrite.path.as_ref()) else {
-        return target;
+    let mut target = match rewrite.and_then(|rewrite| rewrite.path.as_ref()) {
+        Some(edit) => edit.apply(&path, matched),
+        None => path,
     };
-    match target.split_once('?') {
-        Some((path, query)) => format!("{}?{query}", edit.apply(path, matched)),
-        None => edit.apply(&target, matched),
+    if let Some(query) = query {
+        target.push('?');
+        target.push_str(query);
     }
+    target
 }
 
 /// Where a request that is no handshake is sent instead, if it is.
@@ -51,7 +53,7 @@ pub fn redirect<'a>(
         scheme: forwarded.scheme,
         host: &host,
         port: target::port(authority),
-        path: found.path(),
+        path: &found.path,
         query: parts.uri.query(),
         matched: &found.matched_path,
     };

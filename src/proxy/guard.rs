@@ -6,7 +6,7 @@
 
 use http::{HeaderMap, header, request};
 
-use super::{error::Reason, headers::Forwarded, record::Attempt, select};
+use super::{error::Reason, head, headers::Forwarded, record::Attempt, select};
 use crate::routing::{
     Rule,
     route::{PersistBy, Persistence},
@@ -54,11 +54,10 @@ pub fn origin(rule: &Rule, parts: &request::Parts, attempt: &mut Attempt) -> Res
 }
 
 fn given(headers: &HeaderMap) -> Given<'_> {
-    let mut values = headers.get_all(header::ORIGIN).iter();
-    match (values.next(), values.next()) {
-        (None, _) => Given::Missing,
-        (Some(value), None) => value.to_str().map_or(Given::Unreadable, Given::Once),
-        (Some(_), Some(_)) => Given::Unreadable,
+    match head::single(headers, &header::ORIGIN) {
+        Some(origin) => Given::Once(origin),
+        None if headers.contains_key(header::ORIGIN) => Given::Unreadable,
+        None => Given::Missing,
     }
 }
 

@@ -47,12 +47,10 @@ pub fn set_forwarded(parts: &mut request::Parts, forwarded: &Forwarded, by: forw
     {
         headers.insert(header::HOST, host);
     }
-    remove_twins(headers);
-    if !forwarded.trusted {
-        let claims: Vec<HeaderName> = headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
-        for name in claims {
-            headers.remove(name);
-        }
+    let is_false = |name: &str| is_twin(name) || (!forwarded.trusted && is_claim(name));
+    let claims: Vec<HeaderName> = headers.keys().filter(|name| is_false(name.as_str())).cloned().collect();
+    for name in claims {
+        headers.remove(name);
     }
     if let Some(value) = rfc7239::value(by.forwarded, headers, forwarded) {
         headers.insert(header::FORWARDED, value);
@@ -86,17 +84,10 @@ fn appended(headers: &HeaderMap, peer: HeaderValue) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("{}, {}", earlier.join(", "), peer.to_str().ok()?)).ok()
 }
 
-/// Takes out names with underscores that CGI and its heirs cannot tell from a claim: `X_Forwarded_For`. Nobody's proxy sends
-/// one, and nginx drops all names with underscores.
-fn remove_twins(headers: &mut HeaderMap) {
-    let is_twin = |name: &&HeaderName| {
-        let name = name.as_str();
-        name.contains('_') && is_claim(&name.replace('_', "-"))
-    };
-    let twins: Vec<HeaderName> = headers.keys().filter(is_twin).cloned().collect();
-    for name in twins {
-        headers.remove(name);
-    }
+/// Names with underscores that CGI and its heirs cannot tell from a claim: `X_Forwarded_For`. Nobody's proxy sends one, and
+/// nginx drops all names with underscores.
+fn is_twin(name: &str) -> bool {
+    name.contains('_') && is_claim(&name.replace('_', "-"))
 }
 
 fn is_claim(name: &str) -> bool {

@@ -196,18 +196,8 @@ impl Attempt {
         self.rule.take().map(|(rule, _)| rule)
     }
 
-    /// The answer to a plain request is ours, as its rule says.
-    pub fn responded(mut self, status: u16) {
-        self.answered = true;
-        self.metrics().fallback(status);
-        self.worker.shared.recorder.write(Event::Answered, |line| {
-            self.describe(line);
-            line.number("http.response.status_code", "status", status);
-        });
-    }
-
-    /// The answer is the endpoint's, and no 101.
-    pub fn passed(mut self, status: u16, endpoint: &Held, address: SocketAddr) {
+    /// The answer is no 101 and no refusal of ours: the endpoint's, or to a plain request what its rule says.
+    pub fn passed(mut self, status: u16, by: Option<(&Held, SocketAddr)>) {
         self.answered = true;
         if self.is_handshake {
             self.metrics().handshake(status, "endpoint");
@@ -217,7 +207,9 @@ impl Attempt {
         let event = if self.is_handshake { Event::Refused } else { Event::Answered };
         self.worker.shared.recorder.write(event, |line| {
             self.describe(line);
-            line.endpoint(endpoint.name(), address);
+            if let Some((endpoint, address)) = by {
+                line.endpoint(endpoint.name(), address);
+            }
             line.number("http.response.status_code", "status", status);
             if self.is_handshake {
                 line.word("error.type", "reason", "endpoint");

@@ -34,11 +34,8 @@ pub struct FoundRule {
     pub rule: Arc<Rule>,
     /// The prefix or the path that matched; `/` for a regular expression.
     pub matched_path: Box<str>,
-    /// Path, in normal form, and query.
-    target: String,
-    moment: Moment,
-    /// Whether an endpoint may be tried with the request.
-    tries: bool,
+    /// In normal form.
+    pub path: String,
 }
 
 /// Finds the rule of a request.
@@ -48,7 +45,7 @@ pub struct FoundRule {
 pub fn find(worker: &Worker, parts: &request::Parts, forwarded: &Forwarded, attempt: &mut Attempt) -> Result<FoundRule, Reason> {
     let authority = authority(parts).ok_or(Reason::MalformedRequest)?;
     let host = target::host(authority).ok_or(Reason::MalformedRequest)?;
-    if !has_readable_host(parts) {
+    if parts.uri.authority().is_some() && !has_readable_host(parts) {
         return Err(Reason::MalformedRequest);
     }
     let path = target::path(parts.uri.path()).ok_or(Reason::MalformedRequest)?;
@@ -70,20 +67,10 @@ pub fn find(worker: &Worker, parts: &request::Parts, forwarded: &Forwarded, atte
     };
     let found = challenge.or_else(|| snapshot.table.find(&handshake)).ok_or(Reason::NoRoute)?;
     attempt.matched(found.rule);
-    let mut target = path.into_owned();
-    if let Some(query) = parts.uri.query() {
-        target.push('?');
-        target.push_str(query);
-    }
     Ok(FoundRule {
         rule: Arc::clone(found.rule),
         matched_path: found.matched_path.into(),
-        target,
-        moment: match found.rule.health {
-            None => Moment::default(),
-            Some(_) => worker.shared.moment(),
-        },
-        tries: attempt.is_handshake,
+        path: path.into_owned(),
     })
 }
 
@@ -99,32 +86,34 @@ fn check_tls(certificates: &Certificates, host: &str, arrival: &Arrival, is_secu
 }
 
 impl FoundRule {
-    /// The path in normal form.
-    pub fn path(&self) -> &str {
-        self.target.split('?').next().unwrap_or_default()
-    }
-
     /// Picks the endpoints to try.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn choose(self, parts: &request::Parts, forwarded: &Forwarded, attempt: &mut Attempt) -> Result<Chosen, Reason> {
+    pub fn choose(
+        self,
+        worker: &Worker,
+        parts: &request::Parts,
+        forwarded: &Forwarded,
+        attempt: &mut Attempt,
+    ) -> Result<Chosen, Reason> {
         let Self {
             rule,
             matched_path,
-            target,
-            moment,
-            tries,
+            path,
         } = self;
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
         let client = Client {
             address: forwarded.client.ip(),
-            path: target.split('?').next().unwrap_or_default(),
+            path: &path,
             query: parts.uri.query(),
             headers: &parts.headers,
             now,
-            moment,
-            tries,
+            moment: match rule.health {
+                None => Moment::default(),
+                Some(_) => worker.shared.moment(),
+            },
+            tries: attempt.is_handshake,
         };
         let (pick, held) = limits::pick(&rule, &client, attempt)?;
         let mut cookies = HeaderMap::new();
@@ -143,7 +132,7 @@ impl FoundRule {
             held: RefCell::new(held),
             client: forwarded.client,
             tls: forwarded.scheme == "https",
-            target: filter::rewritten(&rule, target, &matched_path),
+            target: filter::rewritten(&rule, path, parts.uri.query(), &matched_path),
             matched_path,
             cookies,
             now,

@@ -69,7 +69,7 @@ pub async fn serve(
             begin(worker, client, chosen, dialled, answer, &handshake, attempt).await;
         }
         Ok((dialled, answer)) => {
-            attempt.passed(answer.status.as_u16(), &dialled.endpoint, dialled.address);
+            attempt.passed(answer.status.as_u16(), Some((&dialled.endpoint, dialled.address)));
             Box::pin(relay_answer::pass(client.socket, dialled.socket, answer, |headers| {
                 chosen.finish_answer(&dialled.endpoint, headers);
             }))
@@ -101,7 +101,7 @@ fn prepare(
     guard::source(&found.rule, forwarded)?;
     guard::origin(&found.rule, parts, attempt)?;
     limits::admit(&found.rule, parts, forwarded, attempt)?;
-    Ok((handshake, found.choose(parts, forwarded, attempt)?))
+    Ok((handshake, found.choose(worker, parts, forwarded, attempt)?))
 }
 
 /// Dials a candidate, replays the handshake, and checks the answer if it is a 101. Where the route asks for it, another one

@@ -84,10 +84,10 @@ pub async fn dial(worker: &Worker, chosen: &Chosen, candidates: &[Arc<Endpoint>]
         tokio::select! {
             Some(result) = dials.next() => {
                 let dialled = match result {
-                    Ok(Connected { socket, endpoint, address, tls: None, .. }) => {
-                        Ok(Dialled { socket: Stream::Plain(socket), endpoint, address, tls: None })
-                    }
-                    Ok(connected) => Box::pin(secure(worker, &chosen.rule, connected)).await,
+                    Ok(mut connected) => match connected.tls.take() {
+                        Some(tls) => Box::pin(secure(worker, &chosen.rule, connected, tls)).await,
+                        None => Ok(connected.plain()),
+                    },
                     Err(reason) => Err(reason),
                 };
                 match dialled {
@@ -115,6 +115,17 @@ struct Connected {
     tls: Option<Arc<EndpointTls>>,
     /// Until when.
     deadline: Instant,
+}
+
+impl Connected {
+    fn plain(self) -> Dialled {
+        Dialled {
+            socket: Stream::Plain(self.socket),
+            endpoint: self.endpoint,
+            address: self.address,
+            tls: None,
+        }
+    }
 }
 
 async fn dial_one(worker: &Worker, rule: &Rule, endpoint: Held, address: SocketAddr) -> Result<Connected, Reason> {
@@ -159,16 +170,15 @@ async fn dial_one(worker: &Worker, rule: &Rule, endpoint: Held, address: SocketA
 }
 
 /// Does the TLS handshake with an endpoint that has answered a dial.
-async fn secure(worker: &Worker, rule: &Rule, connected: Connected) -> Result<Dialled, Reason> {
+async fn secure(worker: &Worker, rule: &Rule, connected: Connected, tls: Arc<EndpointTls>) -> Result<Dialled, Reason> {
     let Connected {
         socket,
         endpoint,
         address,
-        tls,
         deadline,
+        ..
     } = connected;
     let mut outcome = Outcome::new(&worker.shared, rule, &endpoint, address);
-    let Some(tls) = tls else { return Err(Reason::Internal) };
     let (result, reason, error) = match timeout_at(deadline, worker.connector.connect(socket, &tls)).await {
         Ok(Ok(secure)) => {
             outcome.result = Some(Dial::Connected);

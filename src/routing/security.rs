@@ -137,7 +137,7 @@ impl<'a> Origin<'a> {
         let host = target::host(authority)?;
         Some(Self::Of {
             scheme,
-            port: port(authority).or_else(|| usual_port(scheme)),
+            port: target::port(authority).or_else(|| usual_port(scheme)),
             host,
         })
     }
@@ -158,7 +158,7 @@ impl AllowedOrigin {
         };
         let port_given = authority.contains(':');
         let host = authority.split(':').next()?;
-        let port = port(authority);
+        let port = target::port(authority);
         if port_given && port.is_none() {
             return None;
         }
@@ -234,11 +234,6 @@ pub fn network(text: &str) -> Option<IpNet> {
         v4 @ IpNet::V4(_) => v4,
     };
     Some(network.trunc())
-}
-
-/// The port that an authority names.
-fn port(authority: &str) -> Option<u16> {
-    authority.rsplit_once(':')?.1.parse().ok()
 }
 
 fn usual_port(scheme: &str) -> Option<u16> {

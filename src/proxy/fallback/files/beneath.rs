@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    future::Future,
+    future::{Future, ready},
     io::{self, ErrorKind},
     path::{Path, PathBuf},
     pin::Pin,
@@ -26,7 +26,11 @@ use tower_http::services::fs::{self as served, Backend};
 pub(super) struct Beneath(Arc<Path>);
 
 /// A file of it.
-pub(super) struct Opened(tokio::fs::File);
+pub(super) struct Opened {
+    file: tokio::fs::File,
+    /// As it was opened.
+    metadata: fs::Metadata,
+}
 
 /// What is known of a file.
 pub(super) struct Facts(fs::Metadata);
@@ -48,8 +52,11 @@ impl Backend for Beneath {
     fn open(&self, path: PathBuf) -> Promise<Opened> {
         let root = Arc::clone(&self.0);
         Box::pin(async move {
-            let (file, _) = spawn_blocking(move || open(&root, &path)).await??;
-            Ok(Opened(tokio::fs::File::from_std(file)))
+            let (file, metadata) = spawn_blocking(move || open(&root, &path)).await??;
+            Ok(Opened {
+                file: tokio::fs::File::from_std(file),
+                metadata,
+            })
         })
     }
 
@@ -110,23 +117,23 @@ impl served::File for Opened {
     type MetadataFuture<'a> = Pin<Box<dyn Future<Output = io::Result<Facts>> + Send + 'a>>;
 
     fn metadata(&self) -> Self::MetadataFuture<'_> {
-        Box::pin(async { self.0.metadata().await.map(Facts) })
+        Box::pin(ready(Ok(Facts(self.metadata.clone()))))
     }
 }
 
 impl AsyncRead for Opened {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, into)
+        Pin::new(&mut self.file).poll_read(cx, into)
     }
 }
 
 impl AsyncSeek for Opened {
     fn start_seek(mut self: Pin<&mut Self>, position: io::SeekFrom) -> io::Result<()> {
-        Pin::new(&mut self.0).start_seek(position)
+        Pin::new(&mut self.file).start_seek(position)
     }
 
     fn poll_complete(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
-        Pin::new(&mut self.0).poll_complete(cx)
+        Pin::new(&mut self.file).poll_complete(cx)
     }
 }
 
