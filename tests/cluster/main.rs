@@ -24,6 +24,7 @@ mod grants;
 mod namespace;
 mod objects;
 mod outages;
+mod policies;
 mod process;
 mod proxy;
 mod refusals;
