@@ -1,14 +1,12 @@
 //! `holdfast drain`: has the Holdfast on this machine drain, as SIGTERM does, and stay.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::live::Replica;
-use crate::app::LIVE;
+use crate::cli::live::{Answers, Reach, Replicas};
 use crate::cli::offline::counted;
 use crate::cli::output::{ColorChoice, Format, Screen, Tone, document, print};
 use crate::cli::{Failure, block_on};
@@ -16,9 +14,6 @@ use crate::cli::{Failure, block_on};
 /// Arguments of `holdfast drain`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The live listener of the process
-    #[arg(long, value_name = "ADDRESS", env = "HOLDFAST_LIVE", default_value_t = LIVE)]
-    live: SocketAddr,
     /// Show how far it is, and return when no tunnel is left
     #[arg(long)]
     wait: bool,
@@ -28,6 +23,8 @@ pub struct Args {
     /// The shape of the answer
     #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t)]
     output: Format,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 /// Orders it. 1 when nobody is there to take the order.
@@ -37,12 +34,12 @@ pub fn run(args: &Args, color: ColorChoice) -> ExitCode {
 }
 
 async fn drain(args: &Args, color: ColorChoice) -> Result<u8, Failure> {
-    let replica = Replica::at(args.live);
+    let replicas = Replicas::find(&args.reach).await?;
     let screen = Screen::stdout(color);
     let mut state = if args.status {
-        replica.get("/drain").await?
+        only(replicas.get("/drain").await?)
     } else {
-        replica.order("/drain").await?
+        only(replicas.post("/drain", None).await?)
     };
     let mut told = String::new();
     while args.wait && state["stage"] != "drained" {
@@ -54,7 +51,7 @@ async fn drain(args: &Args, color: ColorChoice) -> Result<u8, Failure> {
             }
         }
         sleep(LOOK).await;
-        state = replica.get("/drain").await?;
+        state = only(replicas.get("/drain").await?);
     }
     let done = state["stage"] == "drained";
     let tone = if done || state["stage"] == "serving" {
@@ -65,6 +62,10 @@ async fn drain(args: &Args, color: ColorChoice) -> Result<u8, Failure> {
     let text = document(args.output, &state)?.unwrap_or_else(|| format!("{}  {}", screen.mark(tone), sentence(&state)));
     print(&text)?;
     Ok(0)
+}
+
+fn only(answers: Answers) -> Value {
+    answers.documents.into_iter().next().unwrap_or_default()
 }
 
 fn sentence(state: &Value) -> String {
