@@ -16,7 +16,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::support::{PATIENCE, ask};
+use crate::support::{PATIENCE, Scrape, ask};
 
 /// A process that serves.
 pub struct Holdfast {
@@ -115,18 +115,16 @@ impl Holdfast {
 
     /// The series of a metric, each as in a scrape.
     pub async fn series(&self, name: &str) -> Vec<String> {
-        let answer = ask(self.admin, plain("/metrics")).await;
-        let is_of = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-        answer.text().lines().filter(is_of).map(str::to_owned).collect()
+        self.scrape().await.series(name).map(str::to_owned).collect()
     }
 
     /// The sum of a metric's series that have all of `labels`.
     pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        let series = self.series(name).await;
-        let wanted = series.iter().filter(|line| labels.iter().all(|label| line.contains(label)));
-        wanted
-            .map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap())
-            .sum()
+        self.scrape().await.sum(name, labels)
+    }
+
+    async fn scrape(&self) -> Scrape {
+        ask(self.admin, plain("/metrics")).await.into_scrape()
     }
 
     /// Resident bytes, shared pages by their share.

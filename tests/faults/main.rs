@@ -23,11 +23,10 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use holdfast::{config::Cli, proxy::KeepAlive};
 use tokio::net::TcpSocket;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use network::{FAR, Far, NEAR, in_a_network};
 use process::Holdfast;
-use support::{ACCEPT, BINARY, CLOSE, Ending, PING, Peer, Server, TEXT, frame, handshake, header_values, switching};
+use support::{BINARY, CLOSE, Ending, PING, Peer, Server, TEXT, frame, handshake};
 
 /// Found gone after three seconds.
 const QUICK: &str = "1s,1s,2";
@@ -140,10 +139,7 @@ async fn behind_far_client(server: &Server) -> (Far, Holdfast, Peer) {
     let holdfast = Holdfast::start(server.address, &more).await;
     let url = format!("ws://{NEAR}:{}/", holdfast.http.port());
     far.spawn(&["ping", "--count", "0", &url]);
-    let mut endpoint = server.connection().await;
-    let asked = endpoint.head().await;
-    let accept = derive_accept_key(header_values(&asked, "sec-websocket-key")[0].as_bytes());
-    endpoint.write(switching("").replace(ACCEPT, &accept)).await;
+    let (mut endpoint, _) = server.accept().await;
     let first = endpoint.frame().await;
     endpoint.send(first.first, first.payload).await;
     (far, holdfast, endpoint)

@@ -147,15 +147,7 @@ impl Holdfast {
 
     /// The sum of a metric's series that have all of `labels`.
     pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        let answer = self.get("/metrics").await;
-        let is_wanted = |line: &&str| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
-                && labels.iter().all(|label| line.contains(label))
-        };
-        let values = answer.text().lines().filter(is_wanted);
-        values
-            .map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap())
-            .sum()
+        self.get("/metrics").await.into_scrape().sum(name, labels)
     }
 
     /// Waits until a metric has a value.

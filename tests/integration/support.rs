@@ -43,6 +43,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// Long enough for anything that is going to happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -156,15 +157,7 @@ impl Gateway {
 
     /// A metric's value, by the text of its series without its name's labels being in order: all of `labels` must be there.
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        let text = self.metrics();
-        let series = |line: &&str| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
-                && labels.iter().all(|label| line.contains(label))
-        };
-        text.lines()
-            .filter(series)
-            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-            .sum()
+        Scrape(self.metrics()).sum(name, labels)
     }
 
     /// Waits until a metric has a value.
@@ -737,6 +730,31 @@ impl Answer {
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
+
+    pub fn into_scrape(self) -> Scrape {
+        Scrape(String::from_utf8(self.body).unwrap())
+    }
+}
+
+/// What /metrics says.
+pub struct Scrape(pub String);
+
+impl Scrape {
+    /// The series of a metric, each as its line.
+    pub fn series<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let is_of = move |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        self.0.lines().filter(is_of)
+    }
+
+    /// The sum of those that have all of `labels`.
+    pub fn sum(&self, name: &str, labels: &[&str]) -> f64 {
+        let wanted = self
+            .series(name)
+            .filter(|line| labels.iter().all(|label| line.contains(label)));
+        wanted
+            .map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap())
+            .sum()
+    }
 }
 
 /// All values of a field in a head, in order.
@@ -833,7 +851,9 @@ impl Server {
     pub async fn accept(&self) -> (Peer, String) {
         let mut peer = self.connection().await;
         let request = peer.head().await;
-        peer.write(switching("")).await;
+        let key = header_values(&request, "sec-websocket-key")[0];
+        let accept = derive_accept_key(key.as_bytes());
+        peer.write(switching("").replace(ACCEPT, &accept)).await;
         (peer, request)
     }
 }
