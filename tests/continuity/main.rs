@@ -13,6 +13,9 @@
 #[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
 mod support;
 
+#[path = "../e2e/crowd.rs"]
+#[allow(dead_code, reason = "shared with the end to end tests, which use all of it")]
+mod crowd;
 mod folder;
 mod process;
 mod traffic;
@@ -25,6 +28,7 @@ use tokio::{
     task::JoinSet,
 };
 
+use crowd::{Crowd, End, Plan};
 use folder::{Busy, Folder, marker, route, service_at};
 use process::{Holdfast, eventually};
 use support::{Answer, Peer, Server, ask, handshake, switching};
@@ -240,6 +244,60 @@ async fn a_drain_tells_every_side_and_takes_its_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_a_process_that_drains_move_to_its_successor_once_and_at_its_pace() {
+    let _turn = TURN.lock().await;
+    let endpoint = Echo::start(2 * CROWD).await;
+    let folder = chat_folder(&endpoint);
+    let arguments = ["--drain-delay", "1s", "--drain-window", "5s"];
+    let mut old = Holdfast::start(folder.path(), &arguments).await;
+    let new = Holdfast::start(folder.path(), &arguments).await;
+    let (balancer, choice) = watch::channel(old.http);
+    let crowd = Crowd::start(Plan {
+        clients: CROWD,
+        url: "ws://chat.example.com/chat".to_owned(),
+        every: Duration::from_millis(500),
+        arrival: Duration::from_secs(1),
+        address: Box::new(move || Some(*choice.borrow())),
+    });
+    eventually("all are there", async || crowd.connected() == CROWD).await;
+
+    // As a load balancer does: who drains gets nobody new.
+    balancer.send(new.http).unwrap();
+    old.signal(Signal::TERM);
+    eventually("the closes have begun", async || crowd.connected() < CROWD).await;
+    let drained = async || new.metric("holdfast_connections_active", &[]).await == CROWD as f64;
+    eventually("all have moved", drained).await;
+    assert_eq!(old.exit_code().await, 0);
+    let mark = crowd.mark();
+    eventually("messages come back", async || crowd.is_settled(&mark)).await;
+
+    let tally = crowd.take();
+    assert_eq!(tally.faults, [""; 0]);
+    assert_eq!(tally.ends.keys().collect::<Vec<_>>(), [&End::new(1012, "drain")]);
+    assert_eq!((tally.ended(), tally.reconnected()), (CROWD as u64, CROWD as u64));
+    assert_eq!(tally.most_reconnects(), 1);
+    assert!(tally.refused.is_empty(), "{:?}", tally.refused);
+    // What an endpoint sent during one round trip may be lost, no more.
+    assert!(tally.lost() <= CROWD as u64 / 20, "{:?}", tally.lost);
+    // 80 a second is the pace; a machine that stood still catches up.
+    assert!(
+        tally.peak_reconnects() <= CROWD / 2,
+        "{} in one second",
+        tally.peak_reconnects()
+    );
+
+    crowd.stop();
+    eventually("all have gone", async || crowd.connected() == 0).await;
+    let tally = crowd.take();
+    assert_eq!((tally.lost(), tally.reconnected()), (0, 0), "{tally:?}");
+    let said = new
+        .metric("holdfast_ends_total", &["initiator=\"client\"", "cause=\"closed\""])
+        .await;
+    assert_eq!(said, CROWD as f64);
+    assert_eq!(tally.ends[&End::new(1000, "")], CROWD as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn signals_that_ask_for_no_end_make_none() {
     let _turn = TURN.lock().await;
     let endpoint = Echo::start(EACH).await;
@@ -334,5 +392,7 @@ const CHANGES: usize = 2_000;
 /// Changes that are made together; the last of them is the marker.
 const CHANGES_PER_MARK: usize = 10;
 
+/// Clients that come back.
+const CROWD: usize = 400;
 /// Tunnels of a smaller test.
 const EACH: usize = 10;
