@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     admin::Admin,
     config::{ConfigError, HostOwnership, Serve, Switch},
-    control::{self, Source, defaults::Defaults},
+    control::{self, Judgements, Source, defaults::Defaults},
     drain::{self, Blocker, Trigger},
     live::{Drain, Live, Stage},
     proxy::{
@@ -200,6 +200,7 @@ impl Bound {
             .start(Arc::clone(&published), Arc::clone(&recorder), Arc::clone(&metrics), watch)?;
         let (stage, staged) = watch::channel(Stage::Serving);
         let (order, orders) = mpsc::channel(1);
+        let judgements = Judgements::default();
         let drain = Drain::new(staged, order, self.delay, self.window);
         let admin = Arc::new(Admin {
             registry: registry.clone(),
@@ -214,6 +215,8 @@ impl Bound {
             let live = Arc::new(Live {
                 drain,
                 metrics: Arc::clone(&metrics),
+                proxy: Arc::clone(&running.shared),
+                judgements: judgements.clone(),
                 replica: self.config.replica(),
             });
             tokio::spawn(web::serve(listener, "live", move |request| Arc::clone(&live).answer(request)));
@@ -229,6 +232,7 @@ impl Bound {
         let (retirement, retire, in_charge) = drain::new();
         let wiring = control::Wiring {
             published: Arc::clone(&published),
+            judgements,
             tickets: self.tickets,
             registry,
             synced,

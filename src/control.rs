@@ -14,6 +14,7 @@ mod convert;
 pub mod defaults;
 mod endpoints;
 mod index;
+mod judged;
 mod lease;
 pub mod manifests;
 pub mod metrics;
@@ -42,6 +43,7 @@ use tokio::{
 pub use build::{Built, build};
 pub use cluster::{Access, AccessError, Cluster};
 pub use index::{Change, Index, Settings};
+pub use judged::{Judged, Judgement, Judgements};
 pub use lease::{InvalidTiming, Timing};
 pub use path::{Fault, FieldPath, Step};
 pub use resolve::lookup;
@@ -157,6 +159,8 @@ impl Source {
 pub struct Wiring {
     /// Where tables are published.
     pub published: Published,
+    /// Where it is put what became of each route.
+    pub judgements: Judgements,
     /// Where the keys of session tickets are put.
     pub tickets: Tickets,
     pub registry: Registry,
@@ -208,6 +212,9 @@ pub async fn start(
             Feed::Cluster(Box::new(session.await?))
         }
     };
+    if let Feed::Cluster(session) = &feed {
+        wiring.judgements.in_cluster(Arc::clone(session.ledger()));
+    }
     let settings = Settings {
         class: options.class,
         share_hosts: options.share_hosts,
@@ -218,7 +225,7 @@ pub async fn start(
     };
     let plane = Plane {
         index: Index::new(settings),
-        publisher: Publisher::new(wiring.published, metrics, options.serves_tls),
+        publisher: Publisher::new(wiring.published, wiring.judgements, metrics, options.serves_tls),
         tickets: wiring.tickets,
         feed,
         defaults_file,
@@ -506,6 +513,7 @@ mod tests {
         };
         let (_trigger, watch, blocker) = drain::new();
         let wiring = Wiring {
+            judgements: Judgements::default(),
             published: Arc::clone(&published),
             tickets: Tickets::default(),
             registry: Registry::new(),

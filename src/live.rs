@@ -3,6 +3,8 @@
 //!
 //! `app` starts it and takes its orders; it knows nothing of how a drain is done.
 
+mod routes;
+
 use std::{
     net::IpAddr,
     sync::Arc,
@@ -15,7 +17,8 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::{
-    proxy::metrics::Metrics,
+    control::Judgements,
+    proxy::{Shared, metrics::Metrics},
     web::{self, Answer},
 };
 
@@ -96,6 +99,9 @@ impl Drain {
 pub struct Live {
     pub drain: Drain,
     pub metrics: Arc<Metrics>,
+    pub proxy: Arc<Shared>,
+    /// What became of each route.
+    pub judgements: Judgements,
     /// This replica's name.
     pub replica: String,
 }
@@ -112,8 +118,9 @@ impl Live {
                 let _ = self.drain.order.try_send(()); // full: it has been ordered already
                 web::json(StatusCode::ACCEPTED, &self.drain_state())
             }
+            ("GET", "/routes") => routes::answer(&self, request.uri().query()),
             (_, "/drain") => web::text(StatusCode::METHOD_NOT_ALLOWED, "GET or POST\n"),
-            _ => web::text(StatusCode::NOT_FOUND, "/drain\n"),
+            _ => web::text(StatusCode::NOT_FOUND, "/drain /routes\n"),
         }
     }
 

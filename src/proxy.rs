@@ -64,6 +64,7 @@ use worker::Worker;
 
 pub use admission::Limit;
 pub use client::Trust;
+pub use limits::Limit as RouteLimit;
 pub use socket::{KeepAlive, bind_or_ipv4};
 
 /// What the data plane is told at its start.

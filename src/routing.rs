@@ -18,7 +18,7 @@ pub mod health;
 pub mod limits;
 pub mod matching;
 pub mod persistence;
-mod query;
+pub mod query;
 pub mod rate;
 mod rendezvous;
 pub mod retry;

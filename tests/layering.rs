@@ -45,7 +45,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     ("telemetry", &[], &["kube", "hyper"]),
     ("web", &["proxy"], &["kube", "k8s_openapi"]),
     ("admin", &["live", "proxy", "readiness", "web"], &["kube", "k8s_openapi"]),
-    ("live", &["proxy", "web"], &["kube", "k8s_openapi"]),
+    ("live", &["control", "proxy", "routing", "web"], &["kube", "k8s_openapi"]),
 ];
 
 #[test]

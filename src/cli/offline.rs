@@ -9,7 +9,6 @@ use crate::control::defaults::Defaults;
 use crate::control::manifests::{self, Manifests};
 use crate::control::object::Event;
 use crate::control::{Built, Index, Settings, Verdict, build, lookup};
-use crate::routing::route::{Balancing, HashSource};
 use crate::routing::{ObjectName, Rule};
 
 /// How the files are looked at: as a process with the same flags would.
@@ -91,20 +90,6 @@ impl Offline {
             rules.entry(&rule.id.route).or_default().push(rule);
         }
         rules
-    }
-}
-
-/// An algorithm in the words of manifests.
-pub(super) fn algorithm(of: &Balancing) -> String {
-    match of {
-        Balancing::RoundRobin => "RoundRobin".to_owned(),
-        Balancing::LeastConnections => "LeastConnections".to_owned(),
-        Balancing::PowerOfTwo => "PowerOfTwo".to_owned(),
-        Balancing::Random => "Random".to_owned(),
-        Balancing::ConsistentHash(HashSource::ClientIp) => "ConsistentHash ClientIP".to_owned(),
-        Balancing::ConsistentHash(HashSource::Path) => "ConsistentHash Path".to_owned(),
-        Balancing::ConsistentHash(HashSource::Header(name)) => format!("ConsistentHash Header {name}"),
-        Balancing::ConsistentHash(HashSource::QueryParam(name)) => format!("ConsistentHash QueryParam {name}"),
     }
 }
 

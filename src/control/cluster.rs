@@ -168,6 +168,11 @@ impl Session {
         })
     }
 
+    /// What the API server holds of routes.
+    pub(super) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
     /// Takes in what was heard; what it means for the index is returned.
     pub(super) fn take(&mut self, index: &Index, metrics: &Metrics, scope: Scope, news: News<Read>) -> Vec<Event> {
         self.view.take(index, metrics, scope, news)
@@ -182,7 +187,7 @@ impl Session {
     pub(super) fn published(&self, publisher: &Publisher, alarms: Vec<(ObjectName, Alarm)>) {
         self.alarms
             .send_if_modified(|known| std::mem::replace(known, alarms) != *known);
-        self.ledger.judged(publisher.verdicts());
+        self.ledger.judged(publisher.judged());
         self.served.send_replace(Some(self.view.reached().clone()));
     }
 

@@ -1,11 +1,12 @@
 //! Builds and publishes the table, and says in the log what became of each route.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use super::{
     Finding,
     build::{Built, Rules, build_over},
     index::Index,
+    judged::{self, Judged, Judgement, Judgements},
     metrics::Metrics,
     object::Route,
     verdict::Verdict,
@@ -16,9 +17,10 @@ use crate::routing::{ObjectName, Published, Snapshot};
 #[derive(Debug)]
 pub(super) struct Publisher {
     published: Published,
+    judgements: Judgements,
     metrics: Metrics,
-    /// Of all routes; one that says the same as before is the same one.
-    verdicts: BTreeMap<ObjectName, Arc<Verdict>>,
+    /// All routes, by name; a verdict that says the same as before is the same one.
+    judged: Arc<[Judged]>,
     /// Of the published table.
     rules: Rules,
     /// Whether anybody listens for TLS.
@@ -30,11 +32,12 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(published: Published, metrics: Metrics, serves_tls: bool) -> Self {
+    pub(super) fn new(published: Published, judgements: Judgements, metrics: Metrics, serves_tls: bool) -> Self {
         Self {
             published,
+            judgements,
             metrics,
-            verdicts: BTreeMap::new(),
+            judged: Arc::default(),
             rules: Rules::new(),
             serves_tls,
             said: None,
@@ -46,9 +49,9 @@ impl Publisher {
         &self.metrics
     }
 
-    /// What became of each route in the published table.
-    pub(super) fn verdicts(&self) -> &BTreeMap<ObjectName, Arc<Verdict>> {
-        &self.verdicts
+    /// What became of each route in the published table, by name.
+    pub(super) fn judged(&self) -> &[Judged] {
+        &self.judged
     }
 
     /// Publishes what the index comes to.
@@ -71,7 +74,8 @@ impl Publisher {
         self.metrics.certificates(index.certificates().used());
         let rejected = verdicts.iter().filter(|verdict| !verdict.is_accepted()).count();
         tracing::info!(generation, routes = verdicts.len(), rejected, "routes published");
-        self.report(index, verdicts);
+        self.judged = self.report(index, verdicts);
+        self.judgements.store(Judgement::new(index, Arc::clone(&self.judged)));
         self.warn_of_challenges(unanswered);
         self.warn_of_tls(index);
     }
@@ -101,33 +105,39 @@ impl Publisher {
         self.said = warning;
     }
 
-    /// Says what is new about each route.
-    fn report(&mut self, index: &Index, verdicts: Vec<Verdict>) {
-        let routes: BTreeMap<&ObjectName, &Arc<Route>> = index.routes().map(|route| (&route.name, route)).collect();
-        let mut now = BTreeMap::new();
-        for verdict in verdicts {
-            let before = self.verdicts.get(&verdict.route);
-            if let Some(before) = before.filter(|before| ***before == verdict) {
-                now.insert(verdict.route, Arc::clone(before));
-                continue;
+    /// Says what is new about each route, and puts the verdicts, which are in order of name, beside their routes.
+    fn report(&self, index: &Index, verdicts: Vec<Verdict>) -> Arc<[Judged]> {
+        let judge = |(route, verdict): (&Arc<Route>, Verdict)| {
+            let before = judged::find(&self.judged, &route.name).map(|before| &before.verdict);
+            let verdict = match before.filter(|before| ***before == verdict) {
+                Some(same) => Arc::clone(same),
+                None => {
+                    tell(route, before.map(Arc::as_ref), &verdict);
+                    Arc::new(verdict)
+                }
+            };
+            Judged {
+                route: Arc::clone(route),
+                verdict,
             }
-            if before.is_some_and(|before| !before.is_clean()) && verdict.is_clean() {
-                tracing::info!("WebSocketRoute {}: everything is in order again", verdict.route);
-            }
-            let known: Vec<&Finding> = before.into_iter().flat_map(|before| before.findings()).collect();
-            for finding in verdict.findings().filter(|finding| !known.contains(finding)) {
-                warn(routes.get(&verdict.route).copied(), &verdict.route, finding);
-            }
-            now.insert(verdict.route.clone(), Arc::new(verdict));
-        }
-        self.verdicts = now;
+        };
+        index.routes().zip(verdicts).map(judge).collect()
     }
 }
 
-fn warn(route: Option<&Arc<Route>>, name: &ObjectName, finding: &Finding) {
-    let location = route
-        .and_then(|route| route.origin.as_ref())
-        .map(|origin| origin.locate(&finding.fault));
+/// Says what a verdict has that the one before had not.
+fn tell(route: &Route, before: Option<&Verdict>, verdict: &Verdict) {
+    if before.is_some_and(|before| !before.is_clean()) && verdict.is_clean() {
+        tracing::info!("WebSocketRoute {}: everything is in order again", verdict.route);
+    }
+    let known: Vec<&Finding> = before.into_iter().flat_map(Verdict::findings).collect();
+    for finding in verdict.findings().filter(|finding| !known.contains(finding)) {
+        warn(route, finding);
+    }
+}
+
+fn warn(route: &Route, finding: &Finding) {
+    let location = route.origin.as_ref().map(|origin| origin.locate(&finding.fault));
     let place = location.map_or_else(String::new, |location| format!("{location}: "));
-    tracing::warn!(reason = %finding.reason, "{place}WebSocketRoute {name}: {}", finding.fault);
+    tracing::warn!(reason = %finding.reason, "{place}WebSocketRoute {}: {}", route.name, finding.fault);
 }

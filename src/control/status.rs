@@ -19,6 +19,8 @@ use crate::api::{Condition, ConditionStatus, WebSocketRouteStatus};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Programmed {
     Yes,
+    /// This process does, and there are no others that it knows of.
+    Alone,
     /// Not yet all; which ones do not.
     Pending(String),
     /// It is not accepted.
@@ -47,6 +49,12 @@ pub(super) fn desired(verdict: &Verdict, generation: i64, programmed: &Programme
             ConditionStatus::True,
             Reason::Programmed,
             "every replica serves this generation",
+        ),
+        Programmed::Alone => of(
+            PROGRAMMED,
+            ConditionStatus::True,
+            Reason::Programmed,
+            "this process serves it",
         ),
         Programmed::Pending(message) => of(PROGRAMMED, ConditionStatus::Unknown, Reason::Pending, message),
         Programmed::Never => of(
@@ -92,6 +100,12 @@ pub(super) fn programmed(status: &WebSocketRouteStatus) -> Option<i64> {
     programmed
         .observed_generation
         .filter(|_| programmed.status == ConditionStatus::True)
+}
+
+/// What a status says of why a route is not programmed yet.
+pub(super) fn pending(status: &WebSocketRouteStatus) -> Option<&str> {
+    let programmed = status.conditions.iter().find(|condition| condition.kind == PROGRAMMED)?;
+    (programmed.status == ConditionStatus::Unknown).then_some(&*programmed.message)
 }
 
 /// Gives the conditions their times: those of `before` where the state is still the same.

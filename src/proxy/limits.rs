@@ -85,6 +85,12 @@ impl Counts {
         route
     }
 
+    /// The open connections of a route.
+    pub fn open(&self, name: &ObjectName) -> u32 {
+        let route = lock(&self.routes).get(name).and_then(Weak::upgrade);
+        route.map_or(0, |route| route.open())
+    }
+
     /// Clients whose connections are counted.
     pub fn clients(&self) -> usize {
         let routes: Vec<_> = lock(&self.routes).values().filter_map(Weak::upgrade).collect();

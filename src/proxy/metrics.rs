@@ -20,7 +20,7 @@ use super::{
     slot::Peer,
     tls,
 };
-use crate::routing::{Endpoint, EndpointKey, RuleId, health::Failure, limits::RouteOpen};
+use crate::routing::{Endpoint, EndpointKey, ObjectName, RuleId, health::Failure, limits::RouteOpen};
 
 mod collect;
 mod limited;
@@ -192,6 +192,16 @@ impl Metrics {
         metrics
     }
 
+    /// The counts of a rule, if a request has come to it.
+    pub fn known(&self, id: &RuleId) -> Option<Arc<RuleMetrics>> {
+        lock(&self.rules).get(id).cloned()
+    }
+
+    /// Connections that count for a route's limits, whichever rule they came by.
+    pub fn open(&self, route: &ObjectName) -> u32 {
+        self.limits.open(route)
+    }
+
     /// The counts of the requests that no rule serves.
     pub fn unrouted(&self) -> Arc<RuleMetrics> {
         Arc::clone(&self.unrouted)
@@ -204,6 +214,12 @@ impl Metrics {
     /// Connections of all workers: in a request or in a tunnel.
     pub fn connections(&self) -> u64 {
         self.worker_connections.iter().map(|Padded(count)| count.load(Relaxed)).sum()
+    }
+
+    /// Endpoints that were dialled and that somebody still holds, be they in a table or not.
+    pub fn dialled_endpoints(&self) -> Vec<Arc<Endpoint>> {
+        let dials = lock(&self.dials);
+        dials.values().filter_map(|dialled| dialled.endpoint.upgrade()).collect()
     }
 
     /// Lets a scrape read how busy the workers' runtimes are.
@@ -331,6 +347,22 @@ impl RuleMetrics {
     /// Counts a handshake of a foreign page, and says how many there were before.
     pub fn cross_origin(&self, passed: bool) -> u64 {
         self.cross_origin[usize::from(passed)].fetch_add(1, Relaxed)
+    }
+
+    /// How many handshakes were answered with each status for each reason.
+    pub fn answers(&self) -> BTreeMap<(u16, &'static str), u64> {
+        lock(&self.handshakes).clone()
+    }
+
+    /// How many tunnels ended for each cause.
+    pub fn causes(&self) -> impl Iterator<Item = (Cause, u64)> {
+        let of_all = |cause: Cause| self.ends.iter().map(|ends| ends[cause as usize].load(Relaxed)).sum();
+        Cause::ALL.into_iter().map(move |cause| (cause, of_all(cause)))
+    }
+
+    /// What a limit has refused, and what it would have.
+    pub fn refused(&self, limit: Limit) -> [u64; 2] {
+        [0, 1].map(|dry_run| self.limited[limit as usize][dry_run].load(Relaxed))
     }
 
     pub fn opened(&self, handshake: Duration) {

@@ -162,6 +162,17 @@ pub enum State {
     NotReady,
 }
 
+impl State {
+    /// In answers of the command line and the live listener.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Terminating => "terminating",
+            Self::NotReady => "not ready",
+        }
+    }
+}
+
 /// All endpoints of one Service port at one moment. Immutable; replaced as a whole.
 #[derive(Debug, Default)]
 pub struct EndpointSet {

@@ -59,7 +59,8 @@ impl Moment {
         Self(self.0.saturating_add(millis(time)))
     }
 
-    fn since(self, earlier: Self) -> Duration {
+    /// How much later this is; nothing if it is earlier.
+    pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 }
@@ -256,6 +257,11 @@ impl Endpoint {
     pub fn ejected_for(&self) -> Option<Failure> {
         let standing = self.known_health()?;
         standing.record.lock().unwrap_or_else(PoisonError::into_inner).reason()
+    }
+
+    /// The moment from which a handshake may try it, if it is ejected.
+    pub fn ejected_until(&self) -> Option<Moment> {
+        Some(Moment(self.reopens())).filter(|until| until.0 != IN)
     }
 
     /// Whether it is ejected, and its time is not over.

@@ -31,6 +31,23 @@ pub struct Match {
     pub subprotocols: Vec<Box<str>>,
 }
 
+/// In one line, as answers of the command line and the live listener have it.
+impl fmt::Display for Match {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path)?;
+        for header in &self.headers {
+            write!(f, ", header {}: {}", header.name, header.value)?;
+        }
+        for parameter in &self.query {
+            write!(f, ", query {}={}", parameter.name, parameter.value)?;
+        }
+        if !self.subprotocols.is_empty() {
+            write!(f, ", subprotocol {}", self.subprotocols.join(" or "))?;
+        }
+        Ok(())
+    }
+}
+
 /// Displays as objects and `holdfast why` write it: `PathPrefix /chat`.
 #[derive(Clone, Debug)]
 pub enum PathMatch {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 /// The value of the first parameter called `name`; empty if it has no `=`.
 ///
 /// Names and values are compared decoded: `+` is a space, and an escape that is none stands for itself.
-pub(super) fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, [u8]>> {
+pub fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, [u8]>> {
     query?
         .split('&')
         .filter(|pair| !pair.is_empty())

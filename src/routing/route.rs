@@ -178,6 +178,22 @@ pub enum Balancing {
     ConsistentHash(HashSource),
 }
 
+/// In the words of manifests.
+impl fmt::Display for Balancing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RoundRobin => f.write_str("RoundRobin"),
+            Self::LeastConnections => f.write_str("LeastConnections"),
+            Self::PowerOfTwo => f.write_str("PowerOfTwo"),
+            Self::Random => f.write_str("Random"),
+            Self::ConsistentHash(HashSource::ClientIp) => f.write_str("ConsistentHash ClientIP"),
+            Self::ConsistentHash(HashSource::Path) => f.write_str("ConsistentHash Path"),
+            Self::ConsistentHash(HashSource::Header(name)) => write!(f, "ConsistentHash Header {name}"),
+            Self::ConsistentHash(HashSource::QueryParam(name)) => write!(f, "ConsistentHash QueryParam {name}"),
+        }
+    }
+}
+
 /// What a consistent hash is taken of. Header names are lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HashSource {

@@ -125,6 +125,11 @@ impl Table {
         self.rules.iter()
     }
 
+    /// Each match of each rule, in the order of [`Table::rules`]; challenges have none.
+    pub fn matches(&self) -> impl Iterator<Item = (&Arc<Rule>, &Match)> {
+        self.entries.iter().map(|entry| (self.rule(entry), &entry.conditions))
+    }
+
     /// The narrowest entry for a host.
     fn host(&self, host: &str) -> Option<(HostEntry<'_>, &HostRules)> {
         self.hosts(host).next()

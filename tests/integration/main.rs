@@ -40,6 +40,7 @@ mod records;
 mod refusals;
 mod relay;
 mod retry;
+mod routes;
 mod scheme;
 mod tickets;
 mod timeouts;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use crate::api::WebSocketRouteSpec;
-use crate::cli::offline::{Offline, algorithm, counted};
+use crate::cli::offline::{Offline, counted};
 use crate::cli::output::Tone;
 use crate::control::defaults::Defaults;
 use crate::control::manifests::{Location, Problem};
@@ -282,7 +282,7 @@ fn values(spec: &WebSocketRouteSpec, rules: &[&Rule], defaults: &Defaults) -> Ve
     if let Some(rule) = rules.first() {
         values.push(Effective {
             name: "loadBalancing.algorithm".to_owned(),
-            value: algorithm(&rule.balancing),
+            value: rule.balancing.to_string(),
             origin: origin(
                 "loadBalancing",
                 spec.load_balancing

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::cli::offline::{Offline, algorithm};
+use crate::cli::offline::Offline;
 use crate::control::policy::effective;
 use crate::proxy::error::Reason;
 use crate::routing::balancer::{self, Client, NoPick, PickedBy};
@@ -12,7 +12,7 @@ use crate::routing::endpoint::State;
 use crate::routing::fallback::Fallback;
 use crate::routing::filter::Asked;
 use crate::routing::route::PersistBy;
-use crate::routing::table::{Explanation, HostEntry, Match};
+use crate::routing::table::{Explanation, HostEntry};
 use crate::routing::{Backend, BackendTls, Endpoint, Rule};
 
 use super::Request;
@@ -158,7 +158,7 @@ impl Answer {
             .iter()
             .map(|entry| Considered {
                 rule: RuleName::of(entry.rule),
-                conditions: conditions(entry.conditions),
+                conditions: entry.conditions.to_string(),
                 verdict: entry.verdict.to_string(),
                 is_match: entry.verdict == crate::routing::table::Verdict::Matched,
             })
@@ -243,11 +243,7 @@ impl Answer {
                 } else {
                     format!("{} letters", nearest.distance)
                 };
-                Some(format!(
-                    "{} {} ({letters})",
-                    RuleName::of(nearest.rule),
-                    conditions(nearest.conditions)
-                ))
+                Some(format!("{} {} ({letters})", RuleName::of(nearest.rule), nearest.conditions))
             }
             (None, Some(host)) => Some(format!("{host} (one letter)")),
             (None, None) => None,
@@ -402,21 +398,6 @@ fn rejected(offline: &Offline, host: &str) -> Vec<Rejected> {
     rejected.take(MAX_REJECTED).collect()
 }
 
-/// A match in one line.
-fn conditions(of: &Match) -> String {
-    let mut text = of.path.to_string();
-    for header in &of.headers {
-        text.push_str(&format!(", header {}: {}", header.name, header.value));
-    }
-    for parameter in &of.query {
-        text.push_str(&format!(", query {}={}", parameter.name, parameter.value));
-    }
-    if !of.subprotocols.is_empty() {
-        text.push_str(&format!(", subprotocol {}", of.subprotocols.join(" or ")));
-    }
-    text
-}
-
 fn picked_by(rule: &Rule, by: PickedBy) -> String {
     match by {
         PickedBy::Cookie => "cookie".to_owned(),
@@ -425,7 +406,7 @@ fn picked_by(rule: &Rule, by: PickedBy) -> String {
             Some(PersistBy::Header(name)) => format!("header {name}"),
             _ => "header".to_owned(),
         },
-        PickedBy::Algorithm => algorithm(&rule.balancing),
+        PickedBy::Algorithm => rule.balancing.to_string(),
     }
 }
 

@@ -42,6 +42,8 @@ pub(in crate::control) struct RouteState {
     pub(in crate::control) digest: u64,
     /// The generation that its status says to be programmed.
     pub(in crate::control) programmed: Option<i64>,
+    /// Why it is not programmed yet, if its status says so.
+    pub(in crate::control) pending: Option<Box<str>>,
 }
 
 /// Reads an object of `kind`.
@@ -144,6 +146,7 @@ fn state(metadata: &Meta, found: Option<&Value>) -> RouteState {
         version: metadata.resource_version.parse().unwrap_or_default(),
         digest: status::digest(&status),
         programmed: status::programmed(&status),
+        pending: status::pending(&status).map(Box::from),
     }
 }
 

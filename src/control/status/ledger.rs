@@ -10,8 +10,13 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
+use super::Programmed;
 use crate::{
-    control::{cluster::RouteState, verdict::Verdict},
+    control::{
+        cluster::RouteState,
+        judged::{self, Judged},
+        verdict::Verdict,
+    },
     routing::ObjectName,
 };
 
@@ -100,13 +105,15 @@ impl Ledger {
     }
 
     /// A table has been built: these are the verdicts of all routes. Equal ones are the same ones as last time.
-    pub(in crate::control) fn judged(&self, verdicts: &BTreeMap<ObjectName, Arc<Verdict>>) {
+    pub(in crate::control) fn judged(&self, routes: &[Judged]) {
         let now = Instant::now();
         let mut all = self.lock();
         let State { lines, dirty } = &mut *all;
         for (name, line) in lines {
             // One that was made anew since has none until it is built.
-            let Some(verdict) = verdicts.get(name) else { continue };
+            let Some(Judged { verdict, .. }) = judged::find(routes, name) else {
+                continue;
+            };
             let is_same = line.verdict.as_ref().is_some_and(|old| Arc::ptr_eq(old, verdict));
             if !is_same {
                 (line.verdict, line.judged) = (Some(Arc::clone(verdict)), Some(now));
@@ -135,6 +142,17 @@ impl Ledger {
         self.lock().lines.get(name).cloned()
     }
 
+    /// Whether this generation of a route is programmed, by what the API server has of it.
+    pub(in crate::control) fn programmed(&self, name: &ObjectName, generation: i64) -> Programmed {
+        let all = self.lock();
+        let state = all.lines.get(name).and_then(|line| line.state.as_ref());
+        match state {
+            Some(state) if state.programmed == Some(generation) => Programmed::Yes,
+            Some(state) => Programmed::Pending(state.pending.as_deref().unwrap_or(UNTOLD).to_owned()),
+            None => Programmed::Pending(UNTOLD.to_owned()),
+        }
+    }
+
     /// A route's status was found to be this already, or is since this resourceVersion.
     pub(super) fn is(&self, name: &ObjectName, uid: &str, version: u64, digest: u64, programmed: Option<i64>) {
         let mut all = self.lock();
@@ -158,6 +176,8 @@ impl Ledger {
     }
 }
 
+/// Where nobody has written yet whether a route is programmed.
+const UNTOLD: &str = "the replica that leads has not said yet which replicas serve this generation";
 /// So often a status that somebody else has changed is put right at once.
 const AT_ONCE: u32 = 3;
 /// How long to wait after that, twice as long each time.
@@ -169,6 +189,7 @@ const CALM: Duration = Duration::from_secs(600);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{api::WebSocketRouteSpec, control::object::Route};
 
     fn name() -> ObjectName {
         ObjectName {
@@ -184,6 +205,7 @@ mod tests {
             version,
             digest: 0,
             programmed: None,
+            pending: None,
         }
     }
 
@@ -211,7 +233,7 @@ mod tests {
         assert!(ledger.take_dirty().is_empty() && ledger.line(&name()).is_none());
     }
 
-    fn verdicts() -> BTreeMap<ObjectName, Arc<Verdict>> {
+    fn verdicts() -> Vec<Judged> {
         let verdict = Verdict {
             route: name(),
             generation: Some(1),
@@ -219,7 +241,18 @@ mod tests {
             unresolved: Vec::new(),
             shadowed: Vec::new(),
         };
-        BTreeMap::from([(name(), Arc::new(verdict))])
+        let route = Route {
+            name: name(),
+            created: 0,
+            generation: Some(1),
+            spec: WebSocketRouteSpec::default(),
+            unreadable: Vec::new(),
+            origin: None,
+        };
+        vec![Judged {
+            route: Arc::new(route),
+            verdict: Arc::new(verdict),
+        }]
     }
 
     #[test]
