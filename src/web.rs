@@ -1,23 +1,71 @@
-//! Small HTTP servers for what the process says of itself: a bounded number of connections, none for ever, one answer a request.
+//! Small HTTP servers for what the process says of itself: a bounded number of connections, none for ever, one answer a request,
+//! which may go on for as long as somebody listens.
 //!
 //! [`admin`](crate::admin) and [`live`](crate::live) answer; nothing of a client's connection goes through here.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use http::{Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{
-    body::{Bytes, Incoming},
+    body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
 
 use crate::proxy::bind_or_ipv4;
 
 /// What is answered.
-pub type Answer = Response<Full<Bytes>>;
+pub type Answer = Response<Body>;
+
+/// What an answer carries.
+#[derive(Debug)]
+pub enum Body {
+    Whole(Full<Bytes>),
+    /// What a task sends, until it ends or nobody listens any more. The place is given back when the connection is gone, so that
+    /// clients that have stopped reading count until then.
+    Stream {
+        parts: mpsc::Receiver<Bytes>,
+        _place: OwnedSemaphorePermit,
+    },
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut *self {
+            Self::Whole(whole) => Pin::new(whole).poll_frame(context),
+            Self::Stream { parts, .. } => parts.poll_recv(context).map(|part| part.map(|part| Ok(Frame::data(part)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(whole) if whole.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(whole) => whole.size_hint(),
+            Self::Stream { .. } => SizeHint::default(),
+        }
+    }
+}
 
 /// Binds a listener; it serves once [`serve`] runs.
 ///
@@ -80,8 +128,18 @@ pub fn json(status: StatusCode, value: &serde_json::Value) -> Answer {
 
 /// An answer of some type.
 pub fn of_type(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut response = Response::new(Full::new(body.into()));
+    let mut response = with_body(kind, Body::Whole(Full::new(body.into())));
     *response.status_mut() = status;
+    response
+}
+
+/// An answer that goes on for as long as `parts` has a sender and somebody listens.
+pub fn stream(kind: &'static str, parts: mpsc::Receiver<Bytes>, place: OwnedSemaphorePermit) -> Answer {
+    with_body(kind, Body::Stream { parts, _place: place })
+}
+
+fn with_body(kind: &'static str, body: Body) -> Answer {
+    let mut response = Response::new(body);
     let kind = header::HeaderValue::from_static(kind);
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
