@@ -18,10 +18,11 @@ use tokio::{
 
 use crate::{
     admin::Admin,
+    cli,
     config::{ConfigError, HostOwnership, Serve, Switch},
     control::{self, Judgements, Source, defaults::Defaults},
     drain::{self, Blocker, Trigger},
-    live::{Drain, Live, Stage},
+    live::{Drain, Followers, History, Live, Stage},
     proxy::{
         Proxy, Running, Settings, Trust,
         metrics::{Collector, Metrics},
@@ -212,12 +213,17 @@ impl Bound {
             Arc::clone(&admin).answer(request)
         }));
         if let Some(listener) = self.live_listener {
+            let history = Arc::<History>::default();
+            tokio::spawn(Arc::clone(&history).follow(Arc::clone(&metrics)));
             let live = Arc::new(Live {
                 drain,
                 metrics: Arc::clone(&metrics),
                 proxy: Arc::clone(&running.shared),
                 judgements: judgements.clone(),
                 replica: self.config.replica(),
+                words: cli::explain::words,
+                history,
+                followers: Followers::default(),
             });
             tokio::spawn(web::serve(listener, "live", move |request| Arc::clone(&live).answer(request)));
         }

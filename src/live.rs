@@ -3,6 +3,9 @@
 //!
 //! `app` starts it and takes its orders; it knows nothing of how a drain is done.
 
+mod events;
+mod history;
+mod page;
 mod routes;
 
 use std::{
@@ -19,8 +22,11 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::{
     control::Judgements,
     proxy::{Shared, metrics::Metrics},
+    routing::query::parameter,
     web::{self, Answer},
 };
+
+pub use self::{events::Followers, history::History};
 
 /// How far this process is with its shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +110,10 @@ pub struct Live {
     pub judgements: Judgements,
     /// This replica's name.
     pub replica: String,
+    /// What every word means, as `holdfast explain` says it.
+    pub words: fn() -> Value,
+    pub history: Arc<History>,
+    pub followers: Followers,
 }
 
 impl Live {
@@ -112,16 +122,45 @@ impl Live {
         if let Err(refusal) = is_local(request.method(), request.headers()) {
             return web::text(StatusCode::FORBIDDEN, refusal);
         }
+        let query = request.uri().query();
         match (request.method().as_str(), request.uri().path()) {
             ("GET", "/drain") => web::json(StatusCode::OK, &self.drain_state()),
             ("POST", "/drain") => {
                 let _ = self.drain.order.try_send(()); // full: it has been ordered already
                 web::json(StatusCode::ACCEPTED, &self.drain_state())
             }
-            ("GET", "/routes") => routes::answer(&self, request.uri().query()),
+            ("GET", "/routes") => routes::answer(&self, query),
             (_, "/drain") => web::text(StatusCode::METHOD_NOT_ALLOWED, "GET or POST\n"),
-            _ => web::text(StatusCode::NOT_FOUND, "/drain /routes\n"),
+            ("GET", "/history") => self.answer_history(query),
+            ("GET", "/events") => self.events(),
+            ("GET", "/words") => web::json(
+                StatusCode::OK,
+                &json!({ "version": 1, "replica": self.replica, "words": (self.words)() }),
+            ),
+            ("GET", path) => page::file(path).unwrap_or_else(|| web::text(StatusCode::NOT_FOUND, PATHS)),
+            _ => web::text(StatusCode::METHOD_NOT_ALLOWED, "GET\n"),
         }
+    }
+
+    fn answer_history(&self, query: Option<&str>) -> Answer {
+        let route = match parameter(query, "route").map(|route| routes::object_name(&String::from_utf8_lossy(&route))) {
+            Some(None) => return web::text(StatusCode::BAD_REQUEST, "route: write NAMESPACE/NAME\n"),
+            route => route.flatten(),
+        };
+        web::json(StatusCode::OK, &self.history.document(&self.replica, route.as_ref()))
+    }
+
+    /// What the head of the page shows.
+    fn summary(&self) -> Value {
+        let stage = *self.drain.stage.borrow();
+        json!({
+            "replica": self.replica,
+            "service.version": env!("CARGO_PKG_VERSION"),
+            "stage": stage.word(),
+            "since": stage.since(),
+            "connections": self.metrics.connections(),
+            "generation": self.proxy.published.load().generation,
+        })
     }
 
     fn drain_state(&self) -> Value {
@@ -153,6 +192,10 @@ fn is_local(method: &Method, headers: &HeaderMap) -> Result<(), &'static str> {
     if name != "localhost" && !address.is_ok_and(|address| address.is_loopback()) {
         return Err("ask for localhost or a loopback address\n");
     }
+    // Browsers say so. It could not read the answers, but it could take the places of those who may.
+    if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
+        return Err("a page of another site asks\n");
+    }
     if method != Method::GET && method != Method::HEAD && !headers.contains_key(ORDER_HEADER) {
         return Err("an order needs the header Holdfast-Order\n");
     }
@@ -163,6 +206,8 @@ fn is_local(method: &Method, headers: &HeaderMap) -> Result<(), &'static str> {
 pub const ORDER_HEADER: &str = "holdfast-order";
 /// Who waits for the end of a drain at once: the other containers of a pod.
 const MAX_WAITING: usize = 16;
+/// What is answered where nothing is.
+const PATHS: &str = "/ (a page), /drain, /events, /history, /routes, /words\n";
 
 #[cfg(test)]
 mod tests {
@@ -201,5 +246,17 @@ mod tests {
         ] {
             assert!(!asked(Method::GET, host, false), "{host}");
         }
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_not_answered() {
+        let asked = |site: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static("localhost:9478"));
+            headers.insert("sec-fetch-site", HeaderValue::from_static(site));
+            is_local(&Method::GET, &headers).is_ok()
+        };
+        assert!(asked("none") && asked("same-origin") && asked("same-site"));
+        assert!(!asked("cross-site"));
     }
 }

@@ -54,13 +54,18 @@ pub fn markdown() -> String {
     out
 }
 
+/// Every word with what it means.
+#[must_use]
+pub fn words() -> Value {
+    ENTRIES.iter().map(Entry::json).collect()
+}
+
 fn answer(args: &Args, screen: &Screen) -> Result<String, Failure> {
     if args.markdown {
         return Ok(markdown());
     }
     let Some(word) = &args.word else {
-        let all: Vec<Value> = ENTRIES.iter().map(Entry::json).collect();
-        return Ok(document(args.output, &json!({ "words": all }))?.unwrap_or_else(|| list(screen)));
+        return Ok(document(args.output, &json!({ "words": words() }))?.unwrap_or_else(|| list(screen)));
     };
     let found: Vec<&Entry> = ENTRIES.iter().filter(|entry| plain(entry.word) == plain(word)).collect();
     if found.is_empty() {

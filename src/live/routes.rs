@@ -66,7 +66,7 @@ impl Asked {
     }
 }
 
-fn object_name(text: &str) -> Option<ObjectName> {
+pub(super) fn object_name(text: &str) -> Option<ObjectName> {
     let (namespace, name) = text.split_once('/')?;
     let is_name = !namespace.is_empty() && !name.is_empty() && !name.contains('/');
     is_name.then(|| ObjectName {

@@ -25,10 +25,12 @@ use crate::routing::{Endpoint, EndpointKey, ObjectName, RuleId, health::Failure,
 mod collect;
 mod limited;
 pub mod names;
+mod tally;
 
 pub use collect::Collector;
 use limited::Limited;
 pub use limited::Outcome;
+pub use tally::{Happening, Tally};
 
 /// All counts of the data plane.
 #[derive(Debug)]

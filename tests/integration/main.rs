@@ -33,6 +33,7 @@ mod hostile;
 mod injecting;
 mod libraries;
 mod limits;
+mod live_page;
 mod metrics;
 mod origin;
 mod pings;

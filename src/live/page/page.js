@@ -1,0 +1,4 @@
+const source = new EventSource("events");
+source.addEventListener("state", (event) => {
+  document.getElementById("state").textContent = event.data;
+});
