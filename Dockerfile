@@ -24,9 +24,9 @@ RUN touch src/lib.rs src/main.rs \
 
 # The C library and no shell. It has CA certificates too, but the API server's comes with the pod's ServiceAccount.
 FROM gcr.io/distroless/cc-debian13:nonroot
-COPY --from=build /src/holdfast /holdfast
+COPY --from=build /src/holdfast /usr/local/bin/holdfast
 COPY LICENSE /
 # A number, so that a kubelet can see that it is not root. The tag's own user, nonroot, is the same.
 USER 65532:65532
 EXPOSE 8080 9477
-ENTRYPOINT ["/holdfast"]
+ENTRYPOINT ["/usr/local/bin/holdfast"]
