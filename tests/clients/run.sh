@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# End to end with other people's clients. Needs Node 20; installs the packages that package-lock.json names.
+# Holdfast with other people's clients. Needs Node 20; installs the packages that package-lock.json names.
 set -euo pipefail
 cd "$(dirname "$0")"
 
