@@ -19,10 +19,10 @@ use tokio::{
 use crate::{
     admin::Admin,
     cli,
-    config::{ConfigError, HostOwnership, Serve, Switch},
-    control::{self, Judgements, Source, defaults::Defaults},
+    config::{self, ConfigError, HostOwnership, Serve, Switch},
+    control::{self, Judgements, Outlook, Source, defaults::Defaults},
     drain::{self, Blocker, Trigger},
-    live::{Drain, Followers, History, Live, Stage},
+    live::{About, Drain, Followers, History, Live, Stage, State},
     proxy::{
         Proxy, Running, Settings, Trust,
         metrics::{Collector, Metrics},
@@ -175,6 +175,7 @@ impl Bound {
     /// # Errors
     /// When a part cannot be started.
     pub async fn run(self, signals: mpsc::Receiver<Signal>) -> Result<Exit, StartError> {
+        let about = self.about();
         let published: Published = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
         let readiness = Readiness::default();
         let registry = Registry::new();
@@ -202,6 +203,7 @@ impl Bound {
         let (stage, staged) = watch::channel(Stage::Serving);
         let (order, orders) = mpsc::channel(1);
         let judgements = Judgements::default();
+        let outlook = Outlook::default();
         let drain = Drain::new(staged, order, self.delay, self.window);
         let admin = Arc::new(Admin {
             registry: registry.clone(),
@@ -220,6 +222,11 @@ impl Bound {
                 metrics: Arc::clone(&metrics),
                 proxy: Arc::clone(&running.shared),
                 judgements: judgements.clone(),
+                state: State {
+                    about,
+                    readiness: readiness.clone(),
+                    outlook: outlook.clone(),
+                },
                 replica: self.config.replica(),
                 words: cli::explain::words,
                 history,
@@ -239,6 +246,7 @@ impl Bound {
         let wiring = control::Wiring {
             published: Arc::clone(&published),
             judgements,
+            outlook,
             tickets: self.tickets,
             registry,
             synced,
@@ -276,6 +284,34 @@ impl Bound {
         drop(process);
         drop(flush);
         Ok(exit)
+    }
+}
+
+impl Bound {
+    /// What the live listener tells of this process.
+    fn about(&self) -> About {
+        let config = &self.config;
+        About {
+            started: SystemTime::now(),
+            mode: match &self.source {
+                Source::Cluster(_) => "cluster",
+                Source::Folder(_) => "folder",
+                Source::Endpoint { policies: None, .. } => "single",
+                Source::Endpoint { policies: Some(_), .. } => "sidecar",
+            },
+            class: config.class.clone(),
+            watch_namespaces: config.watch_namespaces.clone(),
+            ticket_secret: config.ticket_secret.as_ref().map(ToString::to_string),
+            proxy_protocol: config.proxy_protocol,
+            pod: config.pod_name.clone(),
+            namespace: config.pod_namespace.clone(),
+            http: self.http,
+            https: self.https,
+            admin: self.admin,
+            grace: config.grace_period,
+            closing: config::CLOSING,
+            revision: option_env!("HOLDFAST_REVISION").filter(|revision| !revision.is_empty()),
+        }
     }
 }
 

@@ -66,6 +66,13 @@ impl Failure {
         }
     }
 
+    fn no(text: impl Into<String>) -> Self {
+        Self {
+            code: NO,
+            text: text.into(),
+        }
+    }
+
     fn report(&self, color: ColorChoice) -> ExitCode {
         // A reader that went away (`| head`) needs no message, and has nowhere to show one.
         if !self.text.is_empty() {

@@ -38,7 +38,7 @@ pub enum Command {
     Ping(cli::ping::Args),
     /// An echo endpoint, for demos and tests.
     Echo(cli::echo::Args),
-    /// Have the Holdfast on this machine, or in this pod, end its tunnels in order, and stay until it is stopped.
+    /// Have the Holdfast in this pod, or one that is named, end its tunnels in order, and stay until it is stopped.
     Drain(cli::drain::Args),
     /// What a reason, cause or condition means and what to do.
     Explain(cli::explain::Args),

@@ -19,6 +19,7 @@ mod lease;
 pub mod manifests;
 pub mod metrics;
 pub mod object;
+mod outlook;
 mod path;
 pub mod policy;
 mod publish;
@@ -45,6 +46,7 @@ pub use cluster::{Access, AccessError, Cluster};
 pub use index::{Change, Index, Settings};
 pub use judged::{Judged, Judgement, Judgements};
 pub use lease::{InvalidTiming, Timing};
+pub use outlook::{Known, Outlook, TableState, View};
 pub use path::{Fault, FieldPath, Step};
 pub use resolve::lookup;
 pub use sidecar::PolicySource;
@@ -164,6 +166,8 @@ pub struct Wiring {
     /// Where the keys of session tickets are put.
     pub tickets: Tickets,
     pub registry: Registry,
+    /// Told what the control plane knows of itself.
+    pub outlook: Outlook,
     /// Dropped with the first table.
     pub synced: Guard,
     /// Files are to be read again.
@@ -183,7 +187,7 @@ pub async fn start(
     wiring: Wiring,
 ) -> Result<impl Future<Output = ()> + Send + use<>, StartError> {
     source.check()?;
-    let metrics = Metrics::new(&wiring.registry)?;
+    let metrics = Metrics::new(&wiring.registry, wiring.outlook)?;
     let (out, messages) = mpsc::channel(MESSAGES);
     let defaults = options.defaults.as_deref().map_or(Ok(Defaults::default()), Defaults::read)?;
     let defaults_file = options
@@ -516,6 +520,7 @@ mod tests {
             judgements: Judgements::default(),
             published: Arc::clone(&published),
             tickets: Tickets::default(),
+            outlook: Outlook::default(),
             registry: Registry::new(),
             synced: readiness.wait_for("routes"),
             reload: Arc::clone(&reload),

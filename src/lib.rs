@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod drain;
+pub mod headroom;
 pub mod live;
 pub mod proxy;
 pub mod readiness;

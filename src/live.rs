@@ -7,6 +7,7 @@ mod events;
 mod history;
 mod page;
 mod routes;
+mod state;
 
 use std::{
     net::IpAddr,
@@ -26,7 +27,11 @@ use crate::{
     web::{self, Answer},
 };
 
-pub use self::{events::Followers, history::History};
+pub use self::{
+    events::Followers,
+    history::History,
+    state::{About, State},
+};
 
 /// How far this process is with its shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +113,7 @@ pub struct Live {
     pub proxy: Arc<Shared>,
     /// What became of each route.
     pub judgements: Judgements,
+    pub state: State,
     /// This replica's name.
     pub replica: String,
     /// What every word means, as `holdfast explain` says it.
@@ -129,6 +135,7 @@ impl Live {
                 let _ = self.drain.order.try_send(()); // full: it has been ordered already
                 web::json(StatusCode::ACCEPTED, &self.drain_state())
             }
+            ("GET", "/state") => web::json(StatusCode::OK, &self.state()),
             ("GET", "/routes") => routes::answer(&self, query),
             (_, "/drain") => web::text(StatusCode::METHOD_NOT_ALLOWED, "GET or POST\n"),
             ("GET", "/history") => self.answer_history(query),
@@ -161,6 +168,21 @@ impl Live {
             "connections": self.metrics.connections(),
             "generation": self.proxy.published.load().generation,
         })
+    }
+
+    fn state(&self) -> Value {
+        let stage = *self.drain.stage.borrow();
+        let mut drain = self.state.shutdown();
+        drain["stage"] = json!(stage.word());
+        drain["since"] = json!(stage.since());
+        drain["delay_seconds"] = json!(self.drain.delay.as_secs_f64());
+        drain["window_seconds"] = json!(self.drain.window.as_secs_f64());
+        let mut document = json!({"version": 1, "replica": self.replica});
+        if let Some(fields) = document.as_object_mut() {
+            fields.extend(self.state.fields(&self.proxy));
+            fields.insert("drain".to_owned(), drain);
+        }
+        document
     }
 
     fn drain_state(&self) -> Value {

@@ -12,7 +12,7 @@ use std::process::Command;
 #[test]
 fn the_binary_has_the_options_it_was_built_with() {
     let output = Command::new(env!("CARGO_BIN_EXE_holdfast"))
-        .arg("version")
+        .args(["version", "--client"])
         .env("_RJEM_MALLOC_CONF", "stats_print:true")
         .output()
         .unwrap();

@@ -492,9 +492,9 @@ fn completion_and_version_answer() {
         assert!(script.contains("holdfast") && script.contains("explain"), "{shell}");
     }
     let version = env!("CARGO_PKG_VERSION");
-    assert!(stdout(&run(&["version"])).starts_with(&format!("holdfast {version}")));
-    let answer = json(&run(&["version", "-o", "json"]));
+    assert!(stdout(&run(&["version", "--client"])).starts_with(&format!("holdfast {version}")));
+    let answer = json(&run(&["version", "--client", "-o", "json"]));
     assert_eq!((&answer["version"], &answer["service.version"]), (&1.into(), &version.into()));
-    let yaml = stdout(&run(&["version", "-o", "yaml"]));
+    let yaml = stdout(&run(&["version", "--client", "-o", "yaml"]));
     assert!(yaml.starts_with("version: 1\n"), "{yaml}");
 }

@@ -43,9 +43,14 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     ("drain", &[], &["kube", "hyper"]),
     ("readiness", &[], &["kube", "hyper", "tokio"]),
     ("telemetry", &[], &["kube", "hyper"]),
+    ("headroom", &[], &["kube", "hyper", "tokio"]),
     ("web", &["proxy"], &["kube", "k8s_openapi"]),
     ("admin", &["live", "proxy", "readiness", "web"], &["kube", "k8s_openapi"]),
-    ("live", &["control", "proxy", "routing", "web"], &["kube", "k8s_openapi"]),
+    (
+        "live",
+        &["control", "headroom", "proxy", "readiness", "routing", "web"],
+        &["kube", "k8s_openapi"],
+    ),
 ];
 
 #[test]

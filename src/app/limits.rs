@@ -1,10 +1,10 @@
 //! What this machine and this pod allow: cores, file descriptors, memory.
 
-use std::{fs, num::NonZero, thread};
+use std::{num::NonZero, thread};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::proxy::Limit;
+use crate::{headroom::memory_limit, proxy::Limit};
 
 /// The cores that this process may use, cgroup quotas included.
 pub(super) fn cores() -> usize {
@@ -56,11 +56,6 @@ fn raise_descriptors() -> u64 {
         Err(_) => limit.current,
     };
     current.unwrap_or(1 << 20) // no limit
-}
-
-/// The memory limit of the cgroup that this process runs in (cgroup v2, as a container sees it).
-fn memory_limit() -> Option<u64> {
-    fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok()
 }
 
 /// Descriptors for listeners, files, the API server and scrapes.

@@ -125,7 +125,14 @@ impl Session {
         let (alarms, alarmed) = watch::channel(Vec::new());
         let (lead, leading) = watch::channel(false);
         let leases: Api<Lease> = Api::namespaced(client.clone(), &identity.namespace);
-        let candidate = lease::elect(leases.clone(), Arc::clone(&identity), cluster.timing, lead, retire.clone());
+        let candidate = lease::elect(
+            leases.clone(),
+            Arc::clone(&identity),
+            cluster.timing,
+            lead,
+            metrics.outlook().clone(),
+            retire.clone(),
+        );
         let candidate = once_serving(serving.clone(), retire.clone(), candidate);
         let notice = lease::announce(leases, Arc::clone(&identity), serving.clone(), retire.clone());
         tasks.spawn(async move {

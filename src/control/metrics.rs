@@ -3,16 +3,21 @@
 pub mod names;
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use prometheus::{GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-use super::{object::Event, object::ObjectKind, verdict::Verdict};
+use super::{
+    object::{Event, ObjectKind},
+    outlook::{Outlook, TableState},
+    verdict::Verdict,
+};
 use crate::routing::Certificate;
 
-/// The control plane's metrics. A clone counts the same.
+/// The control plane's metrics, and what it tells of itself. A clone counts the same.
 #[derive(Clone, Debug)]
 pub(super) struct Metrics {
     routes: IntGaugeVec,
@@ -23,11 +28,12 @@ pub(super) struct Metrics {
     leader: IntGauge,
     expiry: IntGaugeVec,
     ticket_keys: IntGauge,
+    outlook: Outlook,
 }
 
 impl Metrics {
     /// Registers them.
-    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+    pub(super) fn new(registry: &Registry, outlook: Outlook) -> prometheus::Result<Self> {
         let metrics = Self {
             routes: IntGaugeVec::new(names::ROUTES.opts(), &names::ROUTES.label_names())?,
             generation: IntGauge::with_opts(names::SNAPSHOT_GENERATION.opts())?,
@@ -46,6 +52,7 @@ impl Metrics {
                 &names::CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS.label_names(),
             )?,
             ticket_keys: IntGauge::with_opts(names::TICKET_KEYS_ROTATED_TIMESTAMP_SECONDS.opts())?,
+            outlook,
         };
         registry.register(Box::new(metrics.routes.clone()))?;
         registry.register(Box::new(metrics.generation.clone()))?;
@@ -57,6 +64,10 @@ impl Metrics {
         registry.register(Box::new(metrics.ticket_keys.clone()))?;
         metrics.errors.with_label_values(&[MANIFEST]).reset();
         Ok(metrics)
+    }
+
+    pub(super) fn outlook(&self) -> &Outlook {
+        &self.outlook
     }
 
     pub(super) fn published(&self, generation: u64, took: Duration, verdicts: &[Verdict]) {
@@ -74,28 +85,40 @@ impl Metrics {
         self.build.observe(took.as_secs_f64());
     }
 
+    /// The same table, told by its digest.
+    pub(super) fn table(&self, table: TableState) {
+        self.outlook.with(|known| known.table = Some(table));
+    }
+
     /// Tells when each certificate in use expires.
     pub(super) fn certificates<'a>(&self, used: impl Iterator<Item = &'a Arc<Certificate>>) {
         self.expiry.reset();
+        let mut certificates = BTreeMap::new();
         for certificate in used {
             let secret = certificate.secret();
             let labels = [&*secret.namespace, &*secret.name];
             self.expiry.with_label_values(&labels).set(certificate.expires());
+            certificates.insert(secret.clone(), certificate.expires());
         }
+        self.outlook.with(|known| known.certificates = certificates);
     }
 
     /// Keys of session tickets were taken over that were rotated then; 0: nobody knows when.
     pub(super) fn ticket_keys(&self, rotated: i64) {
         let now = || jiff::Timestamp::now().as_second();
-        self.ticket_keys.set(if rotated == 0 { now() } else { rotated });
+        let rotated = if rotated == 0 { now() } else { rotated };
+        self.ticket_keys.set(rotated);
+        self.outlook.with(|known| known.ticket_keys = Some(rotated));
     }
 
     pub(super) fn event(&self, event: &Event) {
-        self.heard(match event {
+        let kind = match event {
             Event::Apply(object) => object.key().kind,
             Event::Delete(key) => key.kind,
             Event::Resolved { .. } => ObjectKind::Service,
-        });
+        };
+        self.heard(kind);
+        self.outlook.heard(kind.word(), None);
     }
 
     /// Something was said about objects of this kind, were it that nothing has changed.
@@ -110,6 +133,7 @@ impl Metrics {
 
     pub(super) fn leading(&self, leads: bool) {
         self.leader.set(leads.into());
+        self.outlook.with(|known| known.leads = leads);
     }
 
     pub(super) fn trouble(&self, count: usize) {

@@ -1,6 +1,9 @@
 //! Builds and publishes the table, and says in the log what became of each route.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use super::{
     Finding,
@@ -9,6 +12,7 @@ use super::{
     judged::{self, Judged, Judgement, Judgements},
     metrics::Metrics,
     object::Route,
+    outlook::{Digests, TableState},
     verdict::Verdict,
 };
 use crate::routing::{ObjectName, Published, Snapshot};
@@ -21,6 +25,7 @@ pub(super) struct Publisher {
     metrics: Metrics,
     /// All routes, by name; a verdict that says the same as before is the same one.
     judged: Arc<[Judged]>,
+    digests: Digests,
     /// Of the published table.
     rules: Rules,
     /// Whether anybody listens for TLS.
@@ -38,6 +43,7 @@ impl Publisher {
             judgements,
             metrics,
             judged: Arc::default(),
+            digests: Digests::default(),
             rules: Rules::new(),
             serves_tls,
             said: None,
@@ -73,8 +79,17 @@ impl Publisher {
         self.metrics.published(generation, started.elapsed(), &verdicts);
         self.metrics.certificates(index.certificates().used());
         let rejected = verdicts.iter().filter(|verdict| !verdict.is_accepted()).count();
-        tracing::info!(generation, routes = verdicts.len(), rejected, "routes published");
+        let routes = verdicts.len();
+        tracing::info!(generation, routes, rejected, "routes published");
         self.judged = self.report(index, verdicts);
+        self.digests.take(&self.judged);
+        self.metrics.table(TableState {
+            generation,
+            digest: self.digests.digest(&index.settings().defaults, index.certificates().used()),
+            published: SystemTime::now(),
+            routes,
+            rejected,
+        });
         self.judgements.store(Judgement::new(index, Arc::clone(&self.judged)));
         self.warn_of_challenges(unanswered);
         self.warn_of_tls(index);

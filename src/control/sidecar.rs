@@ -118,9 +118,13 @@ impl Policies {
 
     /// Takes in what the API server says.
     pub(super) fn take_cluster(&mut self, target: &Target, metrics: &Metrics, news: News<Read>) -> Vec<Event> {
+        let version = news.version();
         let told = match news {
             News::Failed(failure) => {
                 metrics.watch_failed(ObjectKind::WebSocketRoute);
+                metrics
+                    .outlook()
+                    .failed(ObjectKind::WebSocketRoute.word(), failure.to_string());
                 if self.trouble.as_ref() != Some(&failure) {
                     tracing::warn!(route = %self.route, %failure, "the API server cannot be asked; what is known stays in effect");
                     self.trouble = Some(failure);
@@ -133,6 +137,7 @@ impl Policies {
             News::Gone { .. } => Some(None),
         };
         metrics.heard(ObjectKind::WebSocketRoute);
+        metrics.outlook().heard(ObjectKind::WebSocketRoute.word(), version);
         if self.trouble.take().is_some() {
             tracing::info!(route = %self.route, "the API server answers again");
         }
@@ -237,7 +242,7 @@ mod tests {
     #[tokio::test]
     async fn the_file_counts_until_the_api_server_has_been_heard() {
         let target: Target = "127.0.0.1:9000".parse().unwrap();
-        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let metrics = Metrics::new(&Registry::new(), crate::control::Outlook::default()).unwrap();
         let source = PolicySource {
             route: name(),
             file: None,

@@ -85,6 +85,17 @@ pub(super) enum News<T> {
     Failed(Failure),
 }
 
+impl<T> News<T> {
+    /// The resourceVersion up to which everything is known by it.
+    pub(super) fn version(&self) -> Option<u64> {
+        match self {
+            Self::All { version, .. } | Self::Changed { version, .. } | Self::Gone { version, .. } => Some(*version),
+            Self::Heard(version) => *version,
+            Self::Failed(_) => None,
+        }
+    }
+}
+
 /// Why the API server could not be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {

@@ -75,7 +75,7 @@ async fn an_ordered_drain_tells_who_waits_and_stays_until_it_is_stopped() {
     let (state, code) = holdfast.command(&["drain", "--status", "-o", "json"]).await;
     let state: Value = serde_json::from_str(&state).unwrap();
     assert_eq!(
-        (code, &state["stage"], &state["connections"]),
+        (code, &state["drains"][0]["stage"], &state["drains"][0]["connections"]),
         (0, &json!("serving"), &json!(1))
     );
 

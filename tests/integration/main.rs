@@ -12,6 +12,7 @@
 mod actor;
 mod process;
 mod security;
+mod state;
 mod support;
 mod tls_client;
 

@@ -71,10 +71,12 @@ impl View {
     pub(in crate::control) fn take(&mut self, index: &Index, metrics: &Metrics, scope: Scope, news: News<Read>) -> Vec<Event> {
         if let News::Failed(failure) = news {
             metrics.watch_failed(scope.kind);
+            metrics.outlook().failed(&scope.to_string(), failure.to_string());
             self.failed(&scope, failure);
             return Vec::new();
         }
         metrics.heard(scope.kind);
+        metrics.outlook().heard(&scope.to_string(), news.version());
         self.heard(&scope);
         match news {
             News::All { objects, version } => {
@@ -195,7 +197,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        control::{Settings, defaults::Defaults, object::Object},
+        control::{Outlook, Settings, defaults::Defaults, object::Object},
         routing::ObjectName,
     };
 
@@ -238,7 +240,7 @@ mod tests {
             ticket_secret: None,
             defaults: Defaults::default(),
         });
-        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let metrics = Metrics::new(&Registry::new(), Outlook::default()).unwrap();
         let mut view = View::new(vec![scope()], Arc::default());
         let mut list = |names: &[&str]| {
             let objects = names.iter().map(|name| slice(name)).collect();

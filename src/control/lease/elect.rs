@@ -17,7 +17,7 @@ use super::{
     store::{Failure, Store},
     trouble::Trouble,
 };
-use crate::drain;
+use crate::{control::Outlook, drain};
 
 /// Competes for the Lease of the class until `retire` closes; then gives it back, and returns, at most a few seconds later.
 /// `leading` is true only while the Lease is surely this process's, and false before it is given back.
@@ -26,9 +26,10 @@ pub async fn elect(
     identity: Arc<Identity>,
     timing: Timing,
     leading: watch::Sender<bool>,
+    outlook: Outlook,
     mut retire: drain::Watch,
 ) {
-    let mut candidate = Candidate::new(leases, &identity, timing, leading);
+    let mut candidate = Candidate::new(leases, &identity, timing, leading, outlook);
     tokio::select! {
         biased;
         () = retire.closing() => {}
@@ -40,17 +41,20 @@ pub async fn elect(
 struct Candidate {
     store: Store,
     class: String,
+    replica: String,
     election: Election,
     /// The Lease as it was last read or written; `None` if it was not there.
     lease: Option<Lease>,
     leading: watch::Sender<bool>,
+    /// The name of whoever leads, for people.
+    outlook: Outlook,
     /// As told.
     standing: Standing,
     trouble: Trouble,
 }
 
 impl Candidate {
-    fn new(leases: Api<Lease>, identity: &Identity, timing: Timing, leading: watch::Sender<bool>) -> Self {
+    fn new(leases: Api<Lease>, identity: &Identity, timing: Timing, leading: watch::Sender<bool>, outlook: Outlook) -> Self {
         let store = Store::new(leases, identity.leader_lease(), identity.leader_labels());
         let mut random = fastrand::Rng::with_seed(getrandom::u64().unwrap_or_else(|_| fastrand::u64(..)));
         // The name alone does not do: a process that died and came back under it must not take the Lease of its former life
@@ -63,6 +67,8 @@ impl Candidate {
             election: Election::new(me, timing, random, Instant::now()),
             lease: None,
             leading,
+            outlook,
+            replica: identity.replica.clone(),
             standing: Standing::Unknown,
             trouble,
         }
@@ -156,6 +162,12 @@ impl Candidate {
         let leads = standing == Standing::Leading;
         self.leading
             .send_if_modified(|leading| std::mem::replace(leading, leads) != leads);
+        let leader = match &standing {
+            Standing::Leading => Some(self.replica.clone()),
+            Standing::Following(other) => Some(replica_of(other).to_owned()),
+            Standing::Unknown => None,
+        };
+        self.outlook.with(|known| known.leader = leader);
         let class = &self.class;
         match (&self.standing, &standing) {
             (_, Standing::Leading) => tracing::info!("this replica leads class {class} now"),
@@ -170,6 +182,11 @@ impl Candidate {
         }
         self.standing = standing;
     }
+}
+
+/// The replica's name in an identity.
+fn replica_of(identity: &str) -> &str {
+    identity.rsplit_once('_').map_or(identity, |(replica, _)| replica)
 }
 
 #[cfg(test)]
@@ -199,7 +216,7 @@ mod tests {
                 leading,
                 shutdown,
                 _blocker: blocker,
-                task: tokio::spawn(elect(server.leases(), identity, timing(), told, retire)),
+                task: tokio::spawn(elect(server.leases(), identity, timing(), told, Outlook::default(), retire)),
             }
         }
 
