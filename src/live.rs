@@ -229,7 +229,7 @@ pub const ORDER_HEADER: &str = "holdfast-order";
 /// Who waits for the end of a drain at once: the other containers of a pod.
 const MAX_WAITING: usize = 16;
 /// What is answered where nothing is.
-const PATHS: &str = "/ (a page), /drain, /events, /history, /routes, /words\n";
+const PATHS: &str = "/ (a page), /drain, /events, /history, /routes, /state, /words\n";
 
 #[cfg(test)]
 mod tests {
