@@ -14,14 +14,18 @@
 )]
 
 mod account;
+mod asking;
 mod backend_tls;
 mod challenges;
 mod conditions;
 mod control_plane;
 mod endpoint;
 mod endpoints;
+#[path = "../e2e/kubelet/forward.rs"]
+mod forward;
 mod grants;
 mod namespace;
+mod node;
 mod objects;
 mod outages;
 mod policies;

@@ -37,6 +37,7 @@ pub struct Holdfast {
     /// `None`: it was started without --https.
     pub https: Option<SocketAddr>,
     pub admin: SocketAddr,
+    pub live: SocketAddr,
 }
 
 impl Replica {
@@ -134,6 +135,7 @@ impl Replica {
             http: address(&line, "http="),
             https: line.contains(" https=").then(|| address(&line, "https=")),
             admin: address(&line, "admin="),
+            live: address(&line, "live="),
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod container;
 mod environment;
+mod forward;
 mod image;
 mod node;
 mod place;

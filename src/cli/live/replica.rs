@@ -190,13 +190,15 @@ fn lost(error: &hyper::Error) -> String {
 
 /// What the API server said to a port-forward.
 fn not_forwarded(error: &Error, namespace: &str) -> String {
-    match error {
-        Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status)) => match status.as_u16() {
-            403 => format!("you may not create (and, before Kubernetes 1.35, get) pods/portforward in namespace {namespace}"),
-            404 => "the pod is gone".to_owned(),
-            _ => format!("the API server forwards no port: {status}"),
-        },
-        error => refusal(error),
+    let status = match error {
+        Error::Api(status) => status.code,
+        Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status)) => status.as_u16(),
+        _ => 0,
+    };
+    match status {
+        403 => format!("you may not get and create pods/portforward in namespace {namespace}"),
+        404 => "the pod is gone".to_owned(),
+        _ => refusal(error),
     }
 }
 

@@ -1,40 +1,28 @@
 //! The kubelet's own HTTPS server, which the API server asks for `kubectl logs` and for port-forwards.
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
-    io,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use futures::{SinkExt as _, StreamExt as _, stream};
-use http::{Request, Response, StatusCode, header};
+use futures::{StreamExt as _, stream};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     body::{Bytes, Frame, Incoming},
     server::conn::http1,
     service::service_fn,
-    upgrade::OnUpgrade,
 };
 use hyper_util::rt::TokioIo;
 use rustls::{ServerConfig, crypto::aws_lc_rs, pki_types::PrivateKeyDer};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream, tcp::OwnedWriteHalf},
-    sync::mpsc,
-    task::JoinSet,
-    time::sleep,
-};
+use tokio::{net::TcpListener, task::JoinSet, time::sleep};
 use tokio_rustls::TlsAcceptor;
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{Message, handshake::derive_accept_key, protocol::Role},
-};
 
 use super::{
     container::{Container, Line},
+    forward::forward,
     node::Node,
 };
 use crate::network::connect_inside;
@@ -94,7 +82,15 @@ async fn answer(request: Request<Incoming>, node: Weak<Node>) -> Answer {
             let Some(place) = pod.as_ref().and_then(|pod| pod.place()) else {
                 return refusal(StatusCode::NOT_FOUND, "there is no such pod");
             };
-            forward(request, &query, place.network())
+            let network = place.network();
+            let ports = query.iter().filter(|(name, _)| name == "port");
+            let ports = ports.flat_map(|(_, ports)| ports.split(','));
+            let ports = ports.filter_map(|port| port.parse().ok()).collect();
+            let connect = move |port| connect_inside(network, SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+            match forward(request, ports, connect) {
+                Ok(switching) => switching.map(|()| Full::default().boxed_unsync()),
+                Err(why) => refusal(StatusCode::BAD_REQUEST, why),
+            }
         }
         _ => refusal(StatusCode::NOT_FOUND, "this kubelet knows containerLogs and portForward"),
     }
@@ -144,97 +140,6 @@ fn logs(container: Arc<Container>, query: &[(String, String)]) -> Answer {
     Response::new(StreamBody::new(first.chain(rest)).boxed_unsync())
 }
 
-/// A WebSocket with two channels for each port: data, and errors.
-fn forward(mut request: Request<Incoming>, query: &[(String, String)], network: u32) -> Answer {
-    let headers = request.headers();
-    let value = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let offers = value(header::SEC_WEBSOCKET_PROTOCOL)
-        .split(',')
-        .any(|offer| offer.trim() == PROTOCOL);
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| offers);
-    let Some(accept) = key.map(|key| derive_accept_key(key.as_bytes())) else {
-        return refusal(
-            StatusCode::BAD_REQUEST,
-            "this kubelet forwards ports by WebSocket and v4.channel.k8s.io only",
-        );
-    };
-    let ports = query.iter().filter(|(name, _)| name == "port");
-    let ports: Vec<u16> = ports
-        .flat_map(|(_, ports)| ports.split(','))
-        .filter_map(|port| port.parse().ok())
-        .collect();
-    let upgrade = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
-        let _ = serve_ports(upgrade, &ports, network).await;
-    });
-    let answer = Response::builder()
-        .status(StatusCode::SWITCHING_PROTOCOLS)
-        .header(header::UPGRADE, "websocket")
-        .header(header::CONNECTION, "Upgrade")
-        .header(header::SEC_WEBSOCKET_ACCEPT, accept)
-        .header(header::SEC_WEBSOCKET_PROTOCOL, PROTOCOL);
-    answer.body(Full::default().boxed_unsync()).unwrap()
-}
-
-async fn serve_ports(upgrade: OnUpgrade, ports: &[u16], network: u32) -> io::Result<()> {
-    let stream = TokioIo::new(upgrade.await.map_err(io::Error::other)?);
-    let (mut to, mut from) = WebSocketStream::from_raw_socket(stream, Role::Server, None).await.split();
-    let (frames, mut queue) = mpsc::channel::<Vec<u8>>(16);
-    let mut writers: HashMap<u8, OwnedWriteHalf> = HashMap::new();
-    let mut readers = JoinSet::new();
-    for (number, port) in ports.iter().enumerate() {
-        let (data, errors) = (u8::try_from(2 * number).unwrap(), u8::try_from(2 * number + 1).unwrap());
-        for channel in [data, errors] {
-            let _ = frames.send([&[channel][..], &port.to_le_bytes()].concat()).await;
-        }
-        let connected = connect_inside(network, SocketAddr::from((Ipv4Addr::LOCALHOST, *port))).await;
-        match connected.map(TcpStream::into_split) {
-            Ok((reader, writer)) => {
-                writers.insert(data, writer);
-                readers.spawn(read(reader, data, frames.clone()));
-            }
-            Err(error) => {
-                let text = format!("port {port}: {error}");
-                let _ = frames.send([&[errors], text.as_bytes()].concat()).await;
-            }
-        }
-    }
-    drop(frames);
-    let sending = async {
-        while let Some(frame) = queue.recv().await {
-            if to.send(Message::Binary(frame.into())).await.is_err() {
-                return;
-            }
-        }
-        let _ = to.close().await; // every connection has ended from the other side
-    };
-    let receiving = async {
-        while let Some(Ok(message)) = from.next().await {
-            if let Message::Binary(frame) = message
-                && let Some((channel, bytes)) = frame.split_first()
-                && let Some(writer) = writers.get_mut(channel)
-                && writer.write_all(bytes).await.is_err()
-            {
-                writers.remove(channel);
-            }
-        }
-    };
-    tokio::select! {
-        () = sending => {}
-        () = receiving => {}
-    }
-    Ok(())
-}
-
-async fn read(mut reader: tokio::net::tcp::OwnedReadHalf, channel: u8, frames: mpsc::Sender<Vec<u8>>) {
-    let mut buffer = vec![0; 16 * 1024];
-    while let Ok(len @ 1..) = reader.read(&mut buffer).await {
-        if frames.send([&[channel], &buffer[..len]].concat()).await.is_err() {
-            return;
-        }
-    }
-}
-
 /// Names and values, for which nothing is decoded.
 fn query(text: &str) -> Vec<(String, String)> {
     let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
@@ -243,6 +148,5 @@ fn query(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-const PROTOCOL: &str = "v4.channel.k8s.io";
 /// How often it is looked whether there is more to follow.
 const LOOK: Duration = Duration::from_millis(100);
