@@ -75,6 +75,12 @@ var operator = dashboard{
 				{`sum by (limit) (holdfast_limited_clients{SERIES})`, "{{limit}}"},
 				{`sum(rate(holdfast_limited_clients_evicted_total{SERIES}[$__rate_interval]))`, "forgotten too early, each second"},
 			}},
+			{title: "Limits inside tunnels", description: "limits.tunnel. dry_run: nothing came of it.", kind: "timeseries", unit: "ops", width: 12, stacked: true, queries: []query{{`sum by (direction, limit, outcome) (rate(holdfast_tunnel_limited_total{SERIES,route=~"$route"}[$__rate_interval]))`, "{{direction}} {{limit}} {{outcome}}"}}},
+			{title: "Sides that are held back", description: "They sent more than limits.tunnel allows, and are not read until their rate allows more.", kind: "timeseries", unit: "short", width: 12, queries: []query{
+				{`sum by (pod) (holdfast_delayed_connections{SERIES})`, "{{pod}} tunnels now"},
+				{`sum by (direction) (rate(holdfast_delayed_seconds_total{SERIES,route=~"$route"}[$__rate_interval]))`, "{{direction}} on average"},
+			}},
+			{title: "Handshakes of foreign pages", description: "passed: with cookies other than ours. spec.security.origins refuses them.", kind: "timeseries", unit: "ops", width: 12, stacked: true, queries: []query{{`sum by (verdict) (rate(holdfast_cross_origin_handshakes_total{SERIES,route=~"$route"}[$__rate_interval]))`, "{{verdict}}"}}},
 		}},
 		{"Drains and reconnects", []panel{
 			{title: "Still to end", kind: "timeseries", unit: "short", width: 12, queries: []query{{`sum by (pod) (holdfast_drain_remaining{SERIES})`, "{{pod}}"}}},
@@ -88,6 +94,7 @@ var operator = dashboard{
 			{title: "Fullest endpoint over the average", kind: "timeseries", unit: "short", width: 12, queries: []query{{`max by (endpoint_namespace, endpoint_service) (sum by (endpoint_namespace, endpoint_service, endpoint_pod) (holdfast_endpoint_connections_active{SERIES})) / avg by (endpoint_namespace, endpoint_service) (sum by (endpoint_namespace, endpoint_service, endpoint_pod) (holdfast_endpoint_connections_active{SERIES}))`, "{{endpoint_namespace}}/{{endpoint_service}}"}}},
 			{title: "Dials that failed", kind: "timeseries", unit: "ops", width: 12, stacked: true, queries: []query{{`sum by (endpoint_namespace, endpoint_pod, result) (rate(holdfast_endpoint_dials_total{SERIES,result!="connected"}[$__rate_interval]))`, "{{endpoint_namespace}}/{{endpoint_pod}} {{result}}"}}},
 			{title: "Endpoints that are left out", description: "Passive health: they failed lately.", kind: "timeseries", unit: "short", width: 12, queries: []query{{`max by (endpoint_namespace, endpoint_service, endpoint_pod) (holdfast_endpoint_ejected{SERIES}) > 0`, "{{endpoint_namespace}}/{{endpoint_pod}}"}}},
+			{title: "Ejections", description: "Passive health, by the most frequent failure.", kind: "timeseries", unit: "ops", width: 12, stacked: true, queries: []query{{`sum by (reason) (rate(holdfast_endpoint_ejections_total{SERIES}[$__rate_interval]))`, "{{reason}}"}}},
 			{title: "Handshakes sent to one more endpoint", kind: "timeseries", unit: "ops", width: 12, stacked: true, queries: []query{{`sum by (reason) (rate(holdfast_handshake_retries_total{SERIES,route=~"$route"}[$__rate_interval]))`, "{{reason}}"}}},
 			{title: "Round trip of pings", kind: "heatmap", unit: "s", width: 12, queries: []query{{`sum by (le) (increase(holdfast_heartbeat_rtt_seconds_bucket{SERIES}[$__rate_interval]))`, "{{le}}"}}},
 		}},
@@ -113,6 +120,7 @@ var operator = dashboard{
 		{"Headroom", []panel{
 			{title: "File descriptors in use", kind: "timeseries", unit: "percentunit", width: 12, queries: []query{{`process_open_fds{SERIES} / process_max_fds{SERIES} and on (namespace, pod) holdfast_build_info`, "{{pod}}"}}},
 			{title: "Memory", kind: "timeseries", unit: "bytes", width: 12, queries: []query{{`process_resident_memory_bytes{SERIES} and on (namespace, pod) holdfast_build_info`, "{{pod}}"}}},
+			{title: "CPU", description: "Cores in use.", kind: "timeseries", unit: "short", width: 12, queries: []query{{`rate(process_cpu_seconds_total{SERIES}[$__rate_interval]) and on (namespace, pod) holdfast_build_info`, "{{pod}}"}}},
 			{title: "CPU of each worker", description: "1: a whole core.", kind: "timeseries", unit: "percentunit", width: 12, queries: []query{{`sum by (pod, worker) (rate(holdfast_worker_busy_seconds_total{SERIES}[$__rate_interval]))`, "{{pod}} {{worker}}"}}},
 			{title: "Connections of each worker", kind: "timeseries", unit: "short", width: 12, queries: []query{{`sum by (pod, worker) (holdfast_worker_connections_active{SERIES})`, "{{pod}} {{worker}}"}}},
 			{title: "Dials without a source port", kind: "timeseries", unit: "ops", width: 12, queries: []query{{`sum by (pod) (rate(holdfast_endpoint_dials_total{SERIES,result="no_source_port"}[$__rate_interval]))`, "{{pod}}"}}},
@@ -158,6 +166,10 @@ var route = dashboard{
 		}},
 		{"Traffic", []panel{
 			{title: "Refused by limits", description: "dry_run: would have been.", kind: "timeseries", unit: "ops", width: 12, stacked: true, queries: []query{{`sum by (limit, mode) (rate(holdfast_limited_total{SERIES}[$__rate_interval]))`, "{{limit}} {{mode}}"}}},
+			{title: "Limits inside tunnels", description: "limits.tunnel. dry_run: nothing came of it.", kind: "timeseries", unit: "ops", width: 12, stacked: true, queries: []query{{`sum by (direction, limit, outcome) (rate(holdfast_tunnel_limited_total{SERIES}[$__rate_interval]))`, "{{direction}} {{limit}} {{outcome}}"}}},
+			{title: "Sides that are held back", description: "They sent more than limits.tunnel allows. How many, on average.", kind: "timeseries", unit: "short", width: 12, queries: []query{{`sum by (direction) (rate(holdfast_delayed_seconds_total{SERIES}[$__rate_interval]))`, "{{direction}}"}}},
+			{title: "Handshakes of foreign pages", description: "passed: with cookies other than ours. spec.security.origins refuses them.", kind: "timeseries", unit: "ops", width: 12, stacked: true, queries: []query{{`sum by (verdict) (rate(holdfast_cross_origin_handshakes_total{SERIES}[$__rate_interval]))`, "{{verdict}}"}}},
+			{title: "Handshakes sent to one more endpoint", kind: "timeseries", unit: "ops", width: 12, stacked: true, queries: []query{{`sum by (reason) (rate(holdfast_handshake_retries_total{SERIES}[$__rate_interval]))`, "{{reason}}"}}},
 			{title: "Messages", kind: "timeseries", unit: "ops", width: 12, queries: []query{{`sum by (direction) (rate(holdfast_relayed_messages_total{SERIES}[$__rate_interval]))`, "{{direction}}"}}},
 			{title: "Bytes", kind: "timeseries", unit: "Bps", width: 12, queries: []query{{`sum by (direction) (rate(holdfast_relayed_bytes_total{SERIES}[$__rate_interval]))`, "{{direction}}"}}},
 			{title: "Plain requests", kind: "timeseries", unit: "reqps", width: 12, stacked: true, queries: []query{{`sum by (code) (rate(holdfast_fallback_requests_total{SERIES}[$__rate_interval]))`, "{{code}}"}}},

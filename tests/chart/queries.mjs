@@ -1,5 +1,5 @@
 // Every query of the alerts and dashboards, as recording rules for promtool to parse; fails if one asks for a metric or a label
-// that docs/reference.md does not have.
+// that docs/reference.md does not have, or if a metric is on no panel and in no alert without a reason.
 //   node queries.mjs REFERENCE FILE... > rules.yaml
 import { readFileSync } from "node:fs";
 
@@ -13,6 +13,12 @@ for (const line of readFileSync(reference, "utf8").split("\n")) {
 }
 // What Prometheus and its operator add to every series of a pod.
 const target = ["namespace", "pod", "job", "instance", "container"];
+
+// What nobody asks for, and why not.
+const unasked = {
+  process_threads: "as many as there are workers, and a few; it does not change",
+  process_virtual_memory_bytes: "address space that the allocator reserves, which costs nothing",
+};
 
 const queries = [];
 for (const file of files) {
@@ -35,6 +41,7 @@ for (const file of files) {
 }
 
 let wrong = 0;
+const asked = new Set();
 const complain = (query, what) => (console.error(`${query.where}: ${what}`), wrong++);
 for (const query of queries) {
   const used = new Set();
@@ -42,7 +49,8 @@ for (const query of queries) {
     const base = metrics.has(name) ? name : name.replace(/_(bucket|sum|count)$/, "");
     const metric = metrics.get(base);
     if (!metric || (base !== name && metric.kind !== "histogram")) complain(query, `there is no metric ${name}`);
-    else for (const label of [...metric.labels, ...(base === name ? [] : ["le"])]) used.add(label);
+    else asked.add(base);
+    if (metric) for (const label of [...metric.labels, ...(base === name ? [] : ["le"])]) used.add(label);
   }
   if (used.size === 0 && !/\b(?:holdfast|process)_/.test(query.expr)) complain(query, "asks for nothing of ours");
   const plain = query.expr.replace(/"[^"]*"/g, '""');
@@ -50,6 +58,9 @@ for (const query of queries) {
   labels.push(...[...plain.matchAll(/(\w+)\s*(?:=~|!~|!=|=)\s*""/g)].map((matcher) => matcher[1]));
   for (const label of labels) if (!used.has(label) && !target.includes(label)) complain(query, `its metrics have no label ${label}`);
 }
+for (const name of metrics.keys())
+  if (asked.has(name) === name in unasked) complain({ where: name }, asked.has(name) ? "is asked for" : "nobody asks for it");
+for (const name in unasked) if (!metrics.has(name)) complain({ where: name }, "is no metric");
 if (wrong > 0) process.exit(1);
 
 console.log("groups:\n- name: queries\n  rules:");
