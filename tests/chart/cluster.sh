@@ -17,12 +17,7 @@ fail() {
   exit 1
 }
 
-# The definitions of the Prometheus Operator, as its module has them.
-operator=$(cd "$log" && go mod download -json github.com/prometheus-operator/prometheus-operator@v0.85.0 | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
-for kind in podmonitors prometheusrules; do
-  kubectl apply --server-side -f "$operator/example/prometheus-operator-crd/monitoring.coreos.com_$kind.yaml" >/dev/null
-  kubectl wait --for=condition=Established "crd/$kind.monitoring.coreos.com" >/dev/null
-done
+tests/chart/definitions.sh apply
 kubectl delete crd websocketroutes.holdfast.dev >/dev/null # the chart brings it
 for namespace in holdfast-system edge web docs; do
   kubectl create namespace "$namespace" >/dev/null
@@ -34,6 +29,11 @@ for file in tests/chart/matrix/*.yaml "$chart"/values/*.yaml; do
     kubectl apply --server-side --dry-run=server -f - >/dev/null || fail "$file"
   ok "the API server takes $(basename "$file" .yaml)"
 done
+
+kubectl create namespace monitoring >/dev/null
+kubectl apply --dry-run=server -f examples/autoscaling >"$log/out" 2>&1 || { cat "$log/out" && fail "examples/autoscaling"; }
+[ "$(grep -c 'created (server dry run)' "$log/out")" = 3 ] || { cat "$log/out" && fail "examples/autoscaling has not three objects"; }
+ok "the API server takes examples/autoscaling, KEDA's object by KEDA's definition"
 
 # deploy/, as a folder of somebody's own has it: with components, and a second installation beside the first. kustomize takes no
 # absolute paths.

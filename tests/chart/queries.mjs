@@ -1,4 +1,4 @@
-// Every query of the alerts and dashboards, as recording rules for promtool to parse; fails if one asks for a metric or a label
+// Every query of the alerts, dashboards and autoscalers, as recording rules for promtool to parse; fails if one asks for a metric or a label
 // that docs/reference.md does not have, or if a metric is on no panel and in no alert without a reason.
 //   node queries.mjs REFERENCE FILE... > rules.yaml
 import { readFileSync } from "node:fs";
@@ -21,6 +21,8 @@ const unasked = {
 };
 
 const queries = [];
+// What the Prometheus adapter is told to offer, and what autoscalers ask it for.
+const [named, wanted] = [new Set(), new Set()];
 for (const file of files) {
   const text = readFileSync(file, "utf8");
   if (file.endsWith(".json")) {
@@ -32,6 +34,15 @@ for (const file of files) {
       const [, expr, label] = definition.match(/^label_values\((.*), (\w+)\)$/);
       queries.push({ where: `${dashboard.title}: variable ${name}`, expr: `sum by (${label}) (${expr})` });
     }
+  } else if (file.includes("autoscaling/")) {
+    for (const [, query] of text.matchAll(/^ +query: (.*)$/gm)) queries.push({ where: file, expr: query });
+    // A rule of the Prometheus adapter is a template: as it asks for the metric that an autoscaler asks it for.
+    for (const [, series, name, query] of text.matchAll(/^ +- seriesQuery: (.*)$[^]*?^ +name: {as: (\w+)}\n +metricsQuery: (.*)$/gm)) {
+      named.add(name);
+      const put = { Series: series.replace(/{.*/, ""), LabelMatchers: 'namespace="a",pod=~"b|c"', GroupBy: "pod" };
+      queries.push({ where: file, expr: series }, { where: file, expr: query.replace(/<<\.(\w+)>>/g, (_, word) => put[word]) });
+    }
+    for (const [, name] of text.matchAll(/^ +metric: {name: (\w+)}$/gm)) wanted.add(name);
   } else {
     for (const alert of text.split(/^- alert: /m).slice(1)) {
       const expr = alert.match(/^ {2}expr: ([^]*?)\n {2}\w/m)[1].replace(/^>-\s/, "").replace(/\s+/g, " ");
@@ -61,6 +72,7 @@ for (const query of queries) {
 for (const name of metrics.keys())
   if (asked.has(name) === name in unasked) complain({ where: name }, asked.has(name) ? "is asked for" : "nobody asks for it");
 for (const name in unasked) if (!metrics.has(name)) complain({ where: name }, "is no metric");
+if (String([...named]) !== String([...wanted])) complain({ where: "examples/autoscaling" }, `${[...wanted]} is not ${[...named]}`);
 if (wrong > 0) process.exit(1);
 
 console.log("groups:\n- name: queries\n  rules:");

@@ -21,6 +21,7 @@ main() {
   notes
   rules
   queries
+  "$here/definitions.sh" fetch
   scripts/cluster.sh -- "$here/cluster.sh" "$helm" >"$log/cluster" 2>&1 || { cat "$log/cluster" && fail "against the API server"; }
   grep '^ok ' "$log/cluster"
   passed=$((passed + $(grep -c '^ok ' "$log/cluster")))
@@ -119,7 +120,8 @@ rules() {
 }
 
 queries() {
-  node "$here/queries.mjs" docs/reference.md "$chart"/files/alerts.yaml "$chart"/files/dashboards/*.json >"$log/queries.yaml"
+  node "$here/queries.mjs" docs/reference.md "$chart"/files/alerts.yaml "$chart"/files/dashboards/*.json \
+    examples/autoscaling/*.yaml >"$log/queries.yaml"
   promtool check rules "$log/queries.yaml" >"$log/out" || { cat "$log/out" && fail "queries"; }
   ok "every query asks for metrics and labels that are there: $(grep -o '[0-9]* rules found' "$log/out")"
 }

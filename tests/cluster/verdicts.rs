@@ -215,7 +215,7 @@ fn names_the_field(refusal: &str, problem: &Problem) -> bool {
 async fn is_admitted(namespace: &Namespace, file: &Path, objects: Vec<Value>) {
     // Not of Kubernetes itself: there may be no definition of these.
     let is_foreign = |object: &Value| {
-        ["ReferenceGrant", "Issuer", "Certificate"]
+        ["ReferenceGrant", "Issuer", "Certificate", "ScaledObject"]
             .iter()
             .any(|kind| object["kind"] == *kind)
     };
