@@ -84,8 +84,9 @@ step tests cargo test --locked --no-fail-fast
 step cluster cluster
 step generated generated
 step chart tests/chart/run.sh
+step docs tests/docs/run.sh
 step clients tests/clients/run.sh
 step e2e e2e
 
 echo "== all passed in $SECONDS s"
-grep -E '^(test result:|# (tests|pass|fail) |chart:)' "$log/all"
+grep -E '^(test result:|# (tests|pass|fail) |chart:|docs:)' "$log/all"

@@ -189,6 +189,64 @@ fn rights_in_one_namespace_are_those_of_the_whole_cluster() {
     }
 }
 
+/// docs/kubernetes.md says every right, where it holds, and no other.
+#[test]
+fn rights_are_those_in_the_document() {
+    let text = read("docs/kubernetes.md");
+    let section = text.split_once("\n## Rights\n").unwrap().1.split("\n## ").next().unwrap();
+    let rows = section
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| right"));
+    let mut said = BTreeSet::new();
+    for cells in rows
+        .map(|row| row.split(" | ").collect::<Vec<_>>())
+        .filter(|cells| cells.len() == 3)
+    {
+        let words = cells[0]
+            .trim_start_matches("| ")
+            .split([' ', ','])
+            .filter(|word| !word.is_empty());
+        let verbs = ["get", "list", "watch", "create", "update", "patch", "delete"];
+        let (verbs, resources): (Vec<&str>, Vec<&str>) = words.partition(|word| verbs.contains(word));
+        for resource in resources {
+            said.extend(verbs.iter().map(|verb| format!("{}: {verb} {resource}", cells[1])));
+        }
+    }
+    assert!(said.len() > 20, "{said:#?}");
+    assert_eq!(said, granted());
+}
+
+/// What the roles of deploy/minimal that are bound to Holdfast let it do: `cluster: list services`.
+fn granted() -> BTreeSet<String> {
+    let mut granted = BTreeSet::new();
+    let texts = |value: &Value| -> Vec<String> {
+        let values = value.as_array().into_iter().flatten();
+        values.map(|value| value.as_str().unwrap().to_owned()).collect()
+    };
+    for file in ["rbac", "certificates", "challenges", "tickets"] {
+        let objects = objects(format!("deploy/minimal/{file}.yaml"));
+        for role in objects
+            .iter()
+            .filter(|it| it["kind"] == "Role" || it["kind"] == "ClusterRole")
+        {
+            let place = role["metadata"]["namespace"].as_str().unwrap_or("cluster");
+            for rule in role["rules"].as_array().unwrap() {
+                let name = rule["resourceNames"][0]
+                    .as_str()
+                    .map_or_else(String::new, |name| format!("/{name}"));
+                for (verb, resource) in texts(&rule["verbs"]).iter().flat_map(|verb| {
+                    texts(&rule["resources"])
+                        .into_iter()
+                        .map(move |resource| (verb.clone(), resource))
+                }) {
+                    granted.insert(format!("{place}: {verb} {resource}{name}"));
+                }
+            }
+        }
+    }
+    granted
+}
+
 /// The chart leaves out flags whose values are the program's own defaults, so the two must agree.
 #[test]
 fn defaults_of_the_chart_are_those_of_the_program() {
