@@ -15,3 +15,4 @@ pub mod readiness;
 pub mod routing;
 pub mod telemetry;
 pub mod web;
+pub mod why;

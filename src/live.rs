@@ -8,6 +8,7 @@ mod history;
 mod page;
 mod routes;
 mod state;
+mod why;
 
 use std::{
     net::IpAddr,
@@ -137,6 +138,8 @@ impl Live {
             }
             ("GET", "/state") => web::json(StatusCode::OK, &self.state()),
             ("GET", "/routes") => routes::answer(&self, query),
+            ("POST", "/why") => why::answer(&self, request).await,
+            (_, "/why") => web::text(StatusCode::METHOD_NOT_ALLOWED, "POST\n"),
             (_, "/drain") => web::text(StatusCode::METHOD_NOT_ALLOWED, "GET or POST\n"),
             ("GET", "/history") => self.answer_history(query),
             ("GET", "/events") => self.events(),
@@ -229,7 +232,7 @@ pub const ORDER_HEADER: &str = "holdfast-order";
 /// Who waits for the end of a drain at once: the other containers of a pod.
 const MAX_WAITING: usize = 16;
 /// What is answered where nothing is.
-const PATHS: &str = "/ (a page), /drain, /events, /history, /routes, /state, /words\n";
+const PATHS: &str = "/ (a page), /drain, /events, /history, /routes, /state, /why, /words\n";
 
 #[cfg(test)]
 mod tests {

@@ -20,6 +20,7 @@ mod headers;
 mod health;
 mod limits;
 mod listener;
+pub mod look;
 pub mod metrics;
 pub mod record;
 mod select;
@@ -104,6 +105,11 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Connections that the process holds, and how many it serves at once.
+    pub fn admitted(&self) -> (usize, usize) {
+        self.admission.open()
+    }
+
     /// Now, on the clock of passive health.
     pub fn moment(&self) -> Moment {
         Moment::after(self.beats.started.elapsed())

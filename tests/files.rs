@@ -264,7 +264,7 @@ fn what_cannot_be_read_at_all_is_usage() {
         &["check", "nowhere"][..],
         &["check"],
         &["why", "ws://a/", "--manifests", "nowhere"],
-        &["why", "ws://a/"],
+        &["why", "ws://a/", "-H", "none"],
     ] {
         let output = holdfast(&place.0, args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
@@ -411,6 +411,83 @@ fn why_names_routes_that_are_not_served() {
         .flat_map(str::split_whitespace)
         .collect();
     assert_eq!(words, ["web/all", "Accepted=False", "HostnameConflict"], "{text}");
+}
+
+#[test]
+fn why_says_what_is_asked_before_a_request_is_let_in() {
+    let place = Place::new(
+        "guards",
+        &[(
+            "chat.yaml",
+            "apiVersion: holdfast.dev/v1alpha1\nkind: WebSocketRoute\nmetadata: {name: chat}\nspec:\n  \
+             limits: {maxConnections: 5000, maxHeaderBytes: 300, handshakeRate: {requests: 10, interval: 1s, burst: 20}}\n  \
+             security: {origins: {policy: SameOrigin}, sourceRanges: {deny: [192.0.2.0/24]}}\n  \
+             rules: [{backendRefs: [{name: chat, port: 80}]}]\n---\n\
+             apiVersion: v1\nkind: Service\nmetadata: {name: chat}\nspec: {ports: [{port: 80}]}\n---\n\
+             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {name: chat-1, labels: {kubernetes.io/service-name: chat}}\naddressType: IPv4\nports: [{port: 80}]\n\
+             endpoints: [{addresses: [10.0.0.1], conditions: {ready: true}}]\n",
+        )],
+    );
+    let guards = |args: &[&str]| {
+        let (code, text) = why(&place, args);
+        let lines = text.lines().skip_while(|line| !line.starts_with("guards"));
+        let rows = lines.take_while(|line| line.starts_with("guards") || line.starts_with(' '));
+        let words = |row: &str| {
+            row.trim_start_matches("guards")
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        (
+            code,
+            text.lines().next().unwrap().to_owned(),
+            rows.map(words).collect::<Vec<_>>(),
+        )
+    };
+    let all = [
+        "sourceRanges 203.0.113.9 lets it in",
+        "origins none sent lets it in",
+        "maxHeaderBytes 27 of 300 lets it in",
+        "handshakeRate at most 20 lets it in",
+        "maxConnections at most 5000 lets it in",
+    ];
+    let (code, first, rows) = guards(&["ws://a/", "--client", "203.0.113.9"]);
+    assert_eq!(
+        (code, first.as_str(), rows),
+        (
+            0,
+            "101  default/chat rule \"0\"  ->  10.0.0.1:80",
+            all.map(str::to_owned).to_vec()
+        )
+    );
+    for (args, first, row) in [
+        (
+            &["ws://a/", "--client", "192.0.2.7"][..],
+            "403 source_refused  default/chat rule \"0\"  security.sourceRanges: 192.0.2.7",
+            "sourceRanges 192.0.2.7 refuses it",
+        ),
+        (
+            &["ws://a/", "-H", "Origin: https://b"],
+            "403 origin_refused  default/chat rule \"0\"  security.origins: https://b",
+            "origins https://b refuses it",
+        ),
+        (
+            &["ws://a/", "-H", &format!("Cookie: {}", "a".repeat(300))],
+            "431 headers_too_large  default/chat rule \"0\"  limits.maxHeaderBytes: 337 of 300",
+            "maxHeaderBytes 337 of 300 refuses it",
+        ),
+    ] {
+        let (code, found, rows) = guards(args);
+        assert_eq!((code, found.as_str()), (1, first));
+        assert!(rows.contains(&row.to_owned()), "{rows:?}");
+    }
+    // Who asks in plain is no page, and holds no connection.
+    let (_, _, rows) = guards(&["http://a/"]);
+    assert_eq!(
+        rows,
+        ["sourceRanges 127.0.0.1 lets it in", "maxHeaderBytes 27 of 300 lets it in"]
+    );
 }
 
 #[test]

@@ -48,8 +48,13 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     ("admin", &["live", "proxy", "readiness", "web"], &["kube", "k8s_openapi"]),
     (
         "live",
-        &["control", "headroom", "proxy", "readiness", "routing", "web"],
+        &["control", "headroom", "proxy", "readiness", "routing", "web", "why"],
         &["kube", "k8s_openapi"],
+    ),
+    (
+        "why",
+        &["control", "proxy", "routing"],
+        &["kube", "k8s_openapi", "hyper", "tokio", "clap"],
     ),
 ];
 

@@ -239,7 +239,6 @@ impl Replicas {
     ///
     /// # Errors
     /// When none has answered.
-    #[allow(dead_code, reason = "for commands with a question that is long")]
     pub(super) async fn post(&self, path: &str, body: Option<&Value>) -> Result<Answers, Failure> {
         self.ask(Method::POST, path, body).await.or_none()
     }

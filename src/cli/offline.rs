@@ -8,7 +8,7 @@ use crate::config::HostOwnership;
 use crate::control::defaults::Defaults;
 use crate::control::manifests::{self, Manifests};
 use crate::control::object::Event;
-use crate::control::{Built, Index, Settings, Verdict, build, lookup};
+use crate::control::{Built, Index, Judgement, Settings, Verdict, build, lookup};
 use crate::routing::{ObjectName, Rule};
 
 /// How the files are looked at: as a process with the same flags would.
@@ -37,6 +37,7 @@ pub(super) struct Offline {
     pub(super) manifests: Manifests,
     pub(super) index: Index,
     pub(super) built: Built,
+    pub(super) judgement: Judgement,
 }
 
 impl Offline {
@@ -65,7 +66,12 @@ impl Offline {
         }
         index.set_now(jiff::Timestamp::now().as_second());
         let built = build(&index);
-        Ok(Self { manifests, index, built })
+        Ok(Self {
+            judgement: Judgement::of(&index, &built.verdicts),
+            manifests,
+            index,
+            built,
+        })
     }
 
     /// Asks DNS for the names of ExternalName Services; those that have no answer have no endpoints.
@@ -78,9 +84,7 @@ impl Offline {
     }
 
     pub(super) fn verdict(&self, route: &ObjectName) -> Option<&Verdict> {
-        let verdicts = &self.built.verdicts; // in order of name
-        let at = verdicts.binary_search_by(|verdict| verdict.route.cmp(route)).ok()?;
-        verdicts.get(at)
+        Some(&*self.judgement.get(route)?.verdict)
     }
 
     /// The compiled rules of each accepted route.

@@ -1,25 +1,22 @@
 //! `holdfast why URL`: which rule serves a request and why, which endpoints would be tried, and why the others lost.
 //!
-//! Answers from files, as a process that serves them would. It never opens a socket to an endpoint.
+//! Answers by the running replicas, each from its own table, or from files, as a process that serves them would. It never opens
+//! a socket to an endpoint.
 
-mod answer;
+mod compare;
 mod text;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
-use http::header::HeaderMap;
-use http::{HeaderName, HeaderValue, Uri};
-
-use crate::cli::offline::{Offline, View};
+use crate::cli::live::{Reach, Replicas};
+use crate::cli::offline::{Offline, View, counted};
 use crate::cli::output::{ColorChoice, Format, Screen, document, print};
 use crate::cli::{Failure, NO, block_on};
-use crate::routing::{Handshake, target};
-use crate::routing::{balancer::Client, health::Moment};
+use crate::why::{Answer, Known, Question, Request, header};
 
-use answer::Answer;
+use compare::Compared;
 
 /// Arguments of `holdfast why`.
 #[derive(Debug, clap::Args)]
@@ -28,114 +25,78 @@ pub struct Args {
     #[arg(value_name = "URL")]
     url: String,
     /// A header that the client sends; repeatable
-    #[arg(long, short = 'H', value_name = "NAME: VALUE", value_parser = header)]
-    header: Vec<(HeaderName, HeaderValue)>,
-    /// Folders or files with the routes; repeatable
-    #[arg(long, value_name = "DIR", env = "HOLDFAST_MANIFESTS", required = true)]
-    manifests: Vec<PathBuf>,
+    #[arg(long, short = 'H', value_name = "NAME: VALUE", value_parser = checked_header)]
+    header: Vec<String>,
     /// The client's address
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     client: IpAddr,
+    /// Answer from folders or files with the routes, not by the running replicas; repeatable
+    #[arg(long, value_name = "DIR")]
+    manifests: Vec<PathBuf>,
     /// The shape of the answer
     #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t)]
     output: Format,
     #[command(flatten)]
     view: View,
+    #[command(flatten)]
+    reach: Reach,
 }
 
-/// A request, in the normal form that routing looks at.
-#[derive(Debug)]
-struct Request {
-    is_handshake: bool,
-    is_plain: bool,
-    host: String,
-    /// `None`: the usual one.
-    port: Option<u16>,
-    path: String,
-    query: Option<String>,
-    headers: HeaderMap,
-    client: IpAddr,
-    /// Seconds since 1970.
-    now: u64,
-}
-
-/// Answers. 1 when the request would be refused.
+/// Answers. 1 when the request would be refused, or nobody answers.
 #[must_use]
 pub fn run(args: &Args, color: ColorChoice) -> ExitCode {
     block_on(color, async {
-        let request = Request::of(args)?;
-        let mut offline = Offline::read(&args.manifests, &args.view)?;
-        offline.resolve().await;
-        let answer = Answer::of(&offline, &request);
+        let question = Question {
+            url: args.url.clone(),
+            headers: args.header.clone(),
+            client: args.client,
+        };
+        let request = Request::of(&question).map_err(|invalid| Failure::usage(invalid.to_string()))?;
         let screen = Screen::stdout(color);
-        print(&document(args.output, &answer)?.unwrap_or_else(|| text::render(&answer, &screen)))?;
-        Ok(if answer.is_served() { 0 } else { NO })
+        if args.manifests.is_empty() {
+            by_replicas(args, &question, &screen).await
+        } else {
+            by_files(args, &request, &screen).await
+        }
     })
 }
 
-impl Request {
-    fn of(args: &Args) -> Result<Self, Failure> {
-        let wrong = |why: &str| Failure::usage(format!("{:?}: {why}; write it as ws://HOST[:PORT][/PATH]", args.url));
-        let uri: Uri = args.url.parse().map_err(|_| wrong("not a URL"))?;
-        let (is_handshake, is_plain) = match uri.scheme_str() {
-            Some("ws") => (true, true),
-            Some("wss") => (true, false),
-            Some("http") => (false, true),
-            Some("https") => (false, false),
-            _ => return Err(wrong("not a URL of a WebSocket")),
-        };
-        let authority = uri.authority().ok_or_else(|| wrong("no host"))?;
-        let mut headers = HeaderMap::new();
-        for (name, value) in &args.header {
-            headers.append(name.clone(), value.clone());
+async fn by_files(args: &Args, request: &Request, screen: &Screen) -> Result<u8, Failure> {
+    let mut offline = Offline::read(&args.manifests, &args.view)?;
+    offline.resolve().await;
+    let mut answer = Answer::of(
+        &Known {
+            table: &offline.built.table,
+            certificates: &offline.built.certificates,
+            judgement: &offline.judgement,
+            proxy: None,
+        },
+        request,
+    );
+    answer.problems += offline.manifests.problems.len();
+    let text = || {
+        let mut text = text::render(&answer, screen);
+        if let Some(reason) = &answer.reason {
+            text.push_str(&format!("holdfast explain {reason}\n"));
+        } else if answer.problems > 0 {
+            let problems = counted(answer.problems, "problem");
+            text.push_str(&format!("{problems} there: holdfast check says what\n"));
         }
-        let given = headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
-        let host = target::host(given.unwrap_or(authority.as_str()))
-            .ok_or_else(|| wrong("no valid host"))?
-            .into_owned();
-        let path = target::path(uri.path())
-            .ok_or_else(|| wrong("a path that Holdfast answers 400"))?
-            .into_owned();
-        Ok(Self {
-            is_handshake,
-            is_plain,
-            host,
-            port: target::port(given.unwrap_or(authority.as_str())),
-            path,
-            query: uri.query().map(str::to_owned),
-            headers,
-            client: args.client,
-            now: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs(),
-        })
-    }
-
-    fn handshake(&self) -> Handshake<'_> {
-        Handshake {
-            host: &self.host,
-            path: &self.path,
-            query: self.query.as_deref(),
-            headers: &self.headers,
-        }
-    }
-
-    fn client(&self) -> Client<'_> {
-        Client {
-            address: self.client,
-            path: &self.path,
-            query: self.query.as_deref(),
-            headers: &self.headers,
-            now: self.now,
-            // Files know no health.
-            moment: Moment::default(),
-            tries: false,
-        }
-    }
+        text
+    };
+    print(&document(args.output, &answer)?.unwrap_or_else(text))?;
+    Ok(if answer.is_served() { 0 } else { NO })
 }
 
-/// A header as curl takes it.
-fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let (name, value) = text.split_once(':').ok_or("write it as 'Name: value'")?;
-    let name = name.trim().parse().map_err(|_| format!("{name:?} is no header's name"))?;
-    let value = value.trim().parse().map_err(|_| format!("{value:?} is no header's value"))?;
-    Ok((name, value))
+async fn by_replicas(args: &Args, question: &Question, screen: &Screen) -> Result<u8, Failure> {
+    let replicas = Replicas::find(&args.reach).await?;
+    let question = serde_json::to_value(question).map_err(|error| Failure::usage(error.to_string()))?;
+    let compared = Compared::of(&replicas.post("/why", Some(&question)).await?)?;
+    let text = || text::render(&compared.answer, screen) + &compared.closing();
+    print(&document(args.output, &compared)?.unwrap_or_else(text))?;
+    Ok(if compared.all_serve { 0 } else { NO })
+}
+
+fn checked_header(text: &str) -> Result<String, String> {
+    header(text).map(|_| text.to_owned())
 }

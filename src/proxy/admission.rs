@@ -39,6 +39,11 @@ impl Admission {
             open: Padded::default(),
         }
     }
+
+    /// Connections that are open, and how many are served.
+    pub fn open(&self) -> (usize, usize) {
+        (self.open.0.load(Relaxed), self.limit.connections)
+    }
 }
 
 impl Admitted {

@@ -32,13 +32,13 @@ pub fn source(rule: &Rule, forwarded: &Forwarded) -> Result<(), Reason> {
 /// # Errors
 /// [`Reason::OriginRefused`].
 pub fn origin(rule: &Rule, parts: &request::Parts, attempt: &mut Attempt) -> Result<(), Reason> {
-    let given = given(&parts.headers);
-    let origins = &rule.security.origins;
-    if given == Given::Missing && !origins.denies_missing {
+    let has_origin = parts.headers.contains_key(header::ORIGIN);
+    if !has_origin && !rule.security.origins.denies_missing {
         return Ok(());
     }
     let host = select::authority(parts).and_then(target::host).unwrap_or_default();
-    match origins.judge(given, &host, has_foreign_cookies(&parts.headers, rule.persistence.as_ref())) {
+    let (given, verdict) = judge(rule, &parts.headers, &host);
+    match verdict {
         Verdict::Allowed => Ok(()),
         Verdict::Passed => {
             attempt.cross_origin(shown(given), true);
@@ -53,6 +53,13 @@ pub fn origin(rule: &Rule, parts: &request::Parts, attempt: &mut Attempt) -> Res
     }
 }
 
+/// What a rule makes of the page that a handshake to this host comes from.
+pub fn judge<'a>(rule: &Rule, headers: &'a HeaderMap, host: &str) -> (Given<'a>, Verdict) {
+    let given = given(headers);
+    let has_cookies = has_foreign_cookies(headers, rule.persistence.as_ref());
+    (given, rule.security.origins.judge(given, host, has_cookies))
+}
+
 fn given(headers: &HeaderMap) -> Given<'_> {
     match head::single(headers, &header::ORIGIN) {
         Some(origin) => Given::Once(origin),
@@ -61,7 +68,8 @@ fn given(headers: &HeaderMap) -> Given<'_> {
     }
 }
 
-fn shown(given: Given<'_>) -> &str {
+/// An origin in a record; empty: there is none.
+pub fn shown(given: Given<'_>) -> &str {
     match given {
         Given::Missing => "",
         Given::Once(origin) => origin,

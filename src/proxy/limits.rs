@@ -5,18 +5,19 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Arc, Mutex, Weak},
     time::{Duration, Instant},
 };
 
-use http::{HeaderName, HeaderValue, request};
+use http::{HeaderMap, HeaderName, HeaderValue, request};
 
 use super::{error::Reason, headers::Forwarded, metrics::lock, record::Attempt};
 use crate::routing::{
     ObjectName, Rule,
     balancer::{self, Client, NoPick, Pick},
     endpoint::Held,
-    limits::{ClientHashes, Full, Limits, Rates, RouteOpen},
+    limits::{ClientHashes, ClientKey, Full, HandshakeRate, Limits, Rates, RouteOpen},
 };
 
 /// Which limit.
@@ -89,6 +90,25 @@ impl Counts {
     pub fn open(&self, name: &ObjectName) -> u32 {
         let route = lock(&self.routes).get(name).and_then(Weak::upgrade);
         route.map_or(0, |route| route.open())
+    }
+
+    /// The open connections of a client of a route. `None`: the request names no client.
+    pub fn open_of_client(&self, route: &ObjectName, key: &ClientKey, address: IpAddr, headers: &HeaderMap) -> Option<u32> {
+        let client = self.hashes.of(route, key, address, headers)?;
+        let open = lock(&self.routes).get(route).and_then(Weak::upgrade);
+        Some(open.map_or(0, |open| open.open_of(client)))
+    }
+
+    /// Handshakes that a client of a route may begin at once, or when the next one. `None`: the request names no client.
+    pub fn handshakes_left(
+        &self,
+        route: &ObjectName,
+        limit: &HandshakeRate,
+        address: IpAddr,
+        headers: &HeaderMap,
+    ) -> Option<Result<u64, Duration>> {
+        let client = self.hashes.of(route, &limit.key, address, headers)?;
+        Some(self.rates.left(client, &limit.rate, self.now()))
     }
 
     /// Clients whose connections are counted.
@@ -218,7 +238,7 @@ fn refuse(limits: &Limits, attempt: &mut Attempt, limit: Limit, reason: Reason) 
 }
 
 /// A request's line and fields, as they are most shortly written, with their line ends and the empty line behind them.
-fn head_bytes(parts: &request::Parts) -> usize {
+pub(super) fn head_bytes(parts: &request::Parts) -> usize {
     let target = parts.uri.path_and_query().map_or(1, |target| target.as_str().len());
     let authority = parts.uri.authority().map_or(0, |authority| authority.as_str().len());
     let line = parts.method.as_str().len() + authority + target + "  HTTP/1.1\r\n".len();
@@ -227,7 +247,7 @@ fn head_bytes(parts: &request::Parts) -> usize {
 }
 
 /// Rounded up: who comes back after them is let in.
-fn whole_seconds(wait: Duration) -> u32 {
+pub(super) fn whole_seconds(wait: Duration) -> u32 {
     u32::try_from(wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0))).unwrap_or(u32::MAX)
 }
 

@@ -199,6 +199,11 @@ impl Metrics {
         lock(&self.rules).get(id).cloned()
     }
 
+    /// What the limits of all routes count.
+    pub(super) fn limits(&self) -> &limits::Counts {
+        &self.limits
+    }
+
     /// Connections that count for a route's limits, whichever rule they came by.
     pub fn open(&self, route: &ObjectName) -> u32 {
         self.limits.open(route)

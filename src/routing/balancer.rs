@@ -97,6 +97,19 @@ pub fn pick_below(rule: &Rule, client: &Client<'_>, limit: u32) -> Result<Pick, 
     pick_from(&Backends::load(rule, client, Some(limit)), client)
 }
 
+/// What the next pick would come to, where an endpoint may have `limit` connections if any; picks leave no trace of it.
+///
+/// # Errors
+/// There is none.
+pub fn rehearse(rule: &Rule, client: &Client<'_>, limit: Option<u32>) -> Result<Pick, NoPick> {
+    let cursor = rule.cursor.copy();
+    let backends = Backends {
+        cursor: &cursor,
+        ..Backends::load(rule, client, limit)
+    };
+    pick_from(&backends, client)
+}
+
 /// Whether [`pick_below`] would have had nothing to offer where [`pick`] offered `pick`.
 pub fn would_be_full(rule: &Rule, client: &Client<'_>, pick: &Pick, limit: u32) -> bool {
     let is_full = |endpoint: &Arc<Endpoint>| endpoint.open() >= limit;
@@ -163,6 +176,8 @@ pub(super) struct Own {
 /// The backends of a rule at the moment of a pick.
 struct Backends<'a> {
     rule: &'a Rule,
+    /// The rule's own, but for rehearsals.
+    cursor: &'a Cursor,
     sets: Sets,
     /// Where passive health leaves some endpoints of a set out: the others.
     admitted: SmallVec<[Option<Vec<Arc<Endpoint>>>; 4]>,
@@ -187,6 +202,7 @@ impl<'a> Backends<'a> {
             below: SmallVec::new(),
             moment: client.moment,
             tries: client.tries,
+            cursor: &rule.cursor,
             rule,
             sets,
         };
@@ -278,7 +294,7 @@ impl<'a> Backends<'a> {
         while let Some(backend) = next {
             tried.push(backend);
             let usable = self.usable(backend);
-            let places = order.best(usable, || self.rule.cursor.next_endpoint(self.rule, backend));
+            let places = order.best(usable, || self.cursor.next_endpoint(self.rule, backend));
             order = order.for_retries();
             next = self.choose(order, |other| self.is_usable(other) && !tried.contains(&other));
             let limit = match (tried.len(), next) {
@@ -301,7 +317,7 @@ impl<'a> Backends<'a> {
     /// One of the backends that `may`, by weight.
     fn choose(&self, order: Order, may: impl Fn(usize) -> bool) -> Option<usize> {
         let backends = &self.rule.backends;
-        let cursor = &self.rule.cursor;
+        let cursor = self.cursor;
         let weights: SmallVec<[(usize, u32); 4]> = (0..backends.len())
             .filter(|&backend| may(backend))
             .map(|backend| (backend, backends[backend].weight))

@@ -46,6 +46,13 @@ impl Rate {
     }
 }
 
+impl Rate {
+    /// Units that somebody may take at once who has used the rate up to `caught_up`.
+    pub fn left(&self, caught_up: u64, now: u64) -> u64 {
+        Used(caught_up).left(self, now)
+    }
+}
+
 /// What has been used of a [`Rate`]; nothing at first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Used(u64);

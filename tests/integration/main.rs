@@ -49,4 +49,5 @@ mod timeouts;
 mod tls;
 mod tunnel_limits;
 mod weights;
+mod why;
 mod workers;

@@ -2,10 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::cli::offline::counted;
 use crate::cli::output::{Cell, Screen, Table, Tone};
 
-use super::answer::Answer;
+use crate::why::{Answer, Candidate};
 
 /// The whole answer: what the client gets, then why.
 pub(super) fn render(answer: &Answer, screen: &Screen) -> String {
@@ -25,14 +24,10 @@ pub(super) fn render(answer: &Answer, screen: &Screen) -> String {
         ]);
     }
     rules(&mut table, answer);
+    guards(&mut table, answer);
     picks(&mut table, answer);
     out.push_str(&table.render(screen));
     policy(&mut out, answer);
-    if let Some(reason) = answer.reason {
-        let _ = writeln!(out, "holdfast explain {reason}");
-    } else if answer.problems > 0 {
-        let _ = writeln!(out, "{} there: holdfast check says what", counted(answer.problems, "problem"));
-    }
     out
 }
 
@@ -42,9 +37,9 @@ fn headline(out: &mut String, answer: &Answer, screen: &Screen) {
         .as_ref()
         .map(|rule| format!("{}  ", rule.with_word()))
         .unwrap_or_default();
-    if let Some(reason) = answer.reason {
+    if let Some(reason) = &answer.reason {
         let status = screen.toned(Tone::Bad, &format!("{} {reason}", answer.status));
-        let _ = writeln!(out, "{status}  {rule}{}", answer.refusal);
+        let _ = writeln!(out, "{status}  {rule}{}", answer.message);
         return;
     }
     if let Some(answered) = &answer.answered {
@@ -79,13 +74,19 @@ fn host(table: &mut Table, answer: &Answer) {
         .owner
         .as_ref()
         .map_or_else(String::new, |owner| format!("owner namespace {owner}"));
-    table.row([title("host", 0), answer.host.clone(), answer.entry_kind.clone(), owner]);
+    let entry = match answer.entry.as_deref() {
+        Some(entry) if *entry == answer.host => "exact".to_owned(),
+        Some(entry) if entry.starts_with('*') => format!("wildcard {entry}"),
+        Some(entry) => entry.to_owned(),
+        None => "no route names it, a wildcard over it, or every host".to_owned(),
+    };
+    table.row([title("host", 0), answer.host.clone(), entry, owner]);
 }
 
 fn rules(table: &mut Table, answer: &Answer) {
     for (index, entry) in answer.considered.iter().enumerate() {
         let title = title("rules", index);
-        let verdict = match entry.is_match {
+        let verdict = match entry.is_match() {
             true => Cell::toned(Tone::Good, entry.verdict.clone()),
             false => Cell::from(entry.verdict.clone()),
         };
@@ -111,13 +112,30 @@ fn rules(table: &mut Table, answer: &Answer) {
     }
 }
 
+fn guards(table: &mut Table, answer: &Answer) {
+    for (index, guard) in answer.guards.iter().enumerate() {
+        let name = guard.name.rsplit('.').next().unwrap_or(&guard.name);
+        let verdict = match guard.refuses() {
+            true => Cell::toned(Tone::Bad, guard.verdict.to_string()),
+            false => Cell::from(guard.verdict.to_string()),
+        };
+        table.row([
+            Cell::from(title("guards", index)),
+            Cell::from(name.to_owned()),
+            Cell::from(guard.value.clone()),
+            verdict,
+        ]);
+    }
+}
+
 fn picks(table: &mut Table, answer: &Answer) {
-    let chosen = answer.candidates.iter().enumerate().map(|(index, candidate)| {
-        let place = place(&candidate.name, &candidate.address);
-        [candidate.by.clone(), place, ordinal(index + 1)]
-    });
+    let chosen = answer
+        .candidates
+        .iter()
+        .enumerate()
+        .map(|(index, candidate)| [candidate.by.clone(), place(candidate), ordinal(index + 1)]);
     let others = answer.others.iter().map(|other| {
-        let place = format!("{} {}", place(&other.name, &other.address), other.state);
+        let place = format!("{} {}", place(other), other.state);
         ["-".to_owned(), place, other.by.clone()]
     });
     for (index, [by, place, why]) in chosen.chain(others).enumerate() {
@@ -142,11 +160,13 @@ fn title(word: &str, row: usize) -> String {
     format!("{:7}", if row == 0 { word } else { "" })
 }
 
-fn place(name: &str, address: &str) -> String {
-    if address.starts_with(name) {
-        address.to_owned()
+/// An endpoint without a pod has its address for a name.
+fn place(of: &Candidate) -> String {
+    let open = of.open.map_or_else(String::new, |open| format!(" ({open} open)"));
+    if of.address.starts_with(&of.name) {
+        format!("{}{open}", of.address)
     } else {
-        format!("{name} {address}")
+        format!("{} {}{open}", of.name, of.address)
     }
 }
 

@@ -42,6 +42,23 @@ struct Place {
 }
 
 impl Cursor {
+    /// One that comes to the same next turns, and takes none from this one.
+    pub(super) fn copy(&self) -> Self {
+        let turn = |turn: &AtomicU64| AtomicU64::new(turn.load(Ordering::Relaxed));
+        let copy = Self::default();
+        if let Some(places) = self.places.get() {
+            let backends = places.backends.iter().map(|place| Place {
+                hash: place.hash,
+                turn: turn(&place.turn),
+            });
+            let _ = copy.places.set(Places {
+                turn: turn(&places.turn),
+                backends: backends.collect(),
+            });
+        }
+        copy
+    }
+
     /// Where the next turn falls among the weights laid end to end.
     ///
     /// As many turns in a row as the weights add up to, once divided by what they have in common, give each backend

@@ -43,6 +43,12 @@ impl RouteOpen {
         self.open.load(Relaxed)
     }
 
+    /// Connections that a client holds, where clients are counted.
+    pub fn open_of(&self, client: NonZeroU64) -> u32 {
+        let shard = self.clients.get().map(|shards| &shards[shard_of(client)]);
+        shard.map_or(0, |shard| lock(shard).get(&client).copied().unwrap_or_default())
+    }
+
     /// Clients that are counted.
     pub fn clients(&self) -> usize {
         let shards = self.clients.get().into_iter().flatten();
@@ -74,7 +80,7 @@ impl RouteOpen {
 
     fn of_client(&self, client: NonZeroU64) -> MutexGuard<'_, Clients> {
         let shards = self.clients.get_or_init(|| (0..SHARDS).map(|_| Mutex::default()).collect());
-        lock(&shards[(client.get() >> 32) as usize % SHARDS])
+        lock(&shards[shard_of(client)])
     }
 }
 
@@ -94,6 +100,10 @@ impl Drop for Place {
             clients.shrink_to(twice);
         }
     }
+}
+
+fn shard_of(client: NonZeroU64) -> usize {
+    (client.get() >> 32) as usize % SHARDS
 }
 
 /// Nothing here leaves a map half changed, so a panic elsewhere does not spoil it.

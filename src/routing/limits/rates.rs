@@ -71,6 +71,16 @@ impl Rates {
         Ok(())
     }
 
+    /// Handshakes that a client may begin at once; nothing is counted.
+    ///
+    /// # Errors
+    /// None; the time after which it may begin one.
+    pub fn left(&self, client: NonZeroU64, rate: &Rate, now: u64) -> Result<u64, Duration> {
+        let client = client.get();
+        let caught_up = self.shard(client).find(client).map_or(0, |slot| slot[1]);
+        rate.admit(caught_up, now).map(|_| rate.left(caught_up, now))
+    }
+
     /// Clients that are remembered.
     pub fn clients(&self) -> usize {
         self.each(|slots| slots.used)
