@@ -151,7 +151,7 @@ var route = dashboard{
 	rows: []row{
 		{"Connections", []panel{
 			{title: "Open now", kind: "stat", unit: "short", width: 4, queries: []query{{`sum(holdfast_connections_active{SERIES})`, ""}}},
-			{title: "Handshakes that failed", kind: "stat", unit: "percentunit", width: 4, queries: []query{{`sum(rate(holdfast_handshakes_total{SERIES,code=~"5.."}[$__range])) / sum(rate(holdfast_handshakes_total{SERIES}[$__range]))`, ""}}},
+			{title: "Handshakes that failed", kind: "stat", unit: "percentunit", width: 4, queries: []query{{`(sum(rate(holdfast_handshakes_total{SERIES,code=~"5.."}[$__range])) or vector(0)) / sum(rate(holdfast_handshakes_total{SERIES}[$__range]))`, ""}}},
 			{title: "Open tunnels by rule", kind: "timeseries", unit: "short", width: 16, stacked: true, queries: []query{{`sum by (rule) (holdfast_connections_active{SERIES})`, "{{rule}}"}}},
 			{title: "Handshakes by answer", kind: "timeseries", unit: "reqps", width: 12, stacked: true, queries: []query{{`sum by (code, reason) (rate(holdfast_handshakes_total{SERIES}[$__rate_interval]))`, "{{code}} {{reason}}"}}},
 			{title: "Ends by cause", description: "holdfast explain CAUSE says what each means.", kind: "timeseries", unit: "ops", width: 12, stacked: true, queries: []query{{`sum by (initiator, cause) (rate(holdfast_ends_total{SERIES}[$__rate_interval]))`, "{{initiator}}: {{cause}}"}}},
