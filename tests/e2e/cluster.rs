@@ -54,7 +54,7 @@ pub struct Cluster {
 pub fn on_the_cluster(test: impl AsyncFnOnce(&Cluster)) {
     run(async |cluster| {
         let _turn = TURN.read().await;
-        test(cluster).await;
+        bounded(cluster, test).await;
     });
 }
 
@@ -62,7 +62,7 @@ pub fn on_the_cluster(test: impl AsyncFnOnce(&Cluster)) {
 pub fn alone_on_the_cluster(test: impl AsyncFnOnce(&Cluster)) {
     run(async |cluster| {
         let _turn = TURN.write().await;
-        test(cluster).await;
+        bounded(cluster, test).await;
     });
 }
 
@@ -76,6 +76,11 @@ impl Cluster {
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// Where tests may write; removed when all have passed.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The administrator's client, for the runtime that this is called on.
@@ -136,6 +141,14 @@ impl Cluster {
     pub fn pod(&self, namespace: &str, name: &str) -> Arc<Pod> {
         let found = self.nodes().iter().find_map(|node| node.pod(namespace, name));
         found.unwrap_or_else(|| panic!("no node has had a pod {namespace}/{name}"))
+    }
+
+    /// Makes the CustomResourceDefinition be there.
+    pub async fn define(&self) {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/crds/websocketroutes.yaml");
+        self.kubectl(&["apply", "--server-side", "-f", file]).await;
+        self.kubectl(&["wait", "--for=condition=Established", "-f", file, "--timeout=60s"])
+            .await;
     }
 
     /// Runs kubectl as the administrator. What it said on stdout; panics with the rest if it fails.
@@ -235,18 +248,9 @@ impl Cluster {
             for _ in 0..NODES {
                 cluster.add_node(None).await;
             }
+            cluster.define().await;
             cluster
-                .kubectl(&[
-                    "apply",
-                    "--server-side",
-                    "-f",
-                    concat!(env!("CARGO_MANIFEST_DIR"), "/crds/websocketroutes.yaml"),
-                ])
-                .await;
-            let all = ["wait", "--for=condition=Ready", "node", "--all", "--timeout=60s"];
-            cluster.kubectl(&all).await;
-            cluster
-                .kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"])
+                .kubectl(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=60s"])
                 .await;
         });
         cluster
@@ -308,18 +312,16 @@ fn shared() -> Option<&'static Cluster> {
 fn run(test: impl AsyncFnOnce(&Cluster)) {
     let Some(cluster) = shared() else { return };
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let done = runtime.block_on(async { AssertUnwindSafe(timeout(LIMIT, test(cluster))).catch_unwind().await });
-    match done {
-        Ok(Ok(())) => {}
-        Ok(Err(_)) => {
-            cluster.show();
-            panic!("the test takes longer than {LIMIT:?}");
-        }
-        Err(panic) => {
-            cluster.show();
-            resume_unwind(panic);
-        }
+    let done = runtime.block_on(AssertUnwindSafe(test(cluster)).catch_unwind());
+    if let Err(panic) = done {
+        cluster.show();
+        resume_unwind(panic);
     }
+}
+
+async fn bounded(cluster: &Cluster, test: impl AsyncFnOnce(&Cluster)) {
+    let done = timeout(LIMIT, test(cluster)).await;
+    assert!(done.is_ok(), "the test takes longer than {LIMIT:?}");
 }
 
 async fn client(kubeconfig: &Path) -> Client {

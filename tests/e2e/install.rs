@@ -1,10 +1,9 @@
 //! The chart from `helm install` to `helm uninstall`.
 
 use crate::{
-    cluster::on_the_cluster,
+    cluster::{alone_on_the_cluster, on_the_cluster},
+    echo,
     release::Release,
-    support::{Peer, handshake_with},
-    wait::until,
 };
 
 /// Installed where pods must be restricted, it becomes ready, passes its own test, serves a route, and leaves.
@@ -19,67 +18,41 @@ fn installs_serves_and_leaves() {
             said.contains("Phase:          Succeeded") && said.contains("3 sent"),
             "{said}"
         );
-
-        cluster.apply(&echo("install")).await;
-        cluster
-            .kubectl(&["-n", "install", "rollout", "status", "deployment/echo", "--timeout=60s"])
-            .await;
-        until("a client is led to the endpoint", async || answered(&release).await).await;
-
+        echo::start(cluster, &release).await;
         release.uninstall().await;
         namespace.delete().await;
     });
 }
 
-async fn answered(release: &Release<'_>) -> Result<(), String> {
-    let address = release.pick().ok_or("nobody is ready")?;
-    let mut peer = Peer::connect(address).await;
-    peer.write(handshake_with("install.example.com", "/", "")).await;
-    let head = peer.head().await;
-    if head.starts_with("HTTP/1.1 101 ") {
-        Ok(())
-    } else {
-        Err(head)
-    }
-}
+/// The definition, and with it every route, stays when the release goes; unless that is asked for.
+#[test]
+fn the_definition_stays_unless_it_is_to_go() {
+    alone_on_the_cluster(async |cluster| {
+        let namespace = cluster.namespace("definition").await;
+        let routes = ["-n", "definition", "get", "wsr", "-o", "name"];
+        // The definition is there already, of no release.
+        let with_definition = ["--take-ownership", "crds.enabled=true", "replicas=1"];
+        let release = Release::install(cluster, "definition", &with_definition).await;
+        cluster.apply(&echo::objects("definition")).await;
+        release.uninstall().await;
+        assert_eq!(cluster.kubectl(&routes).await, "websocketroute.holdfast.dev/echo\n");
 
-/// An application with two pods, and a route of the class of this namespace to it.
-fn echo(namespace: &str) -> String {
-    format!(
-        r#"
-apiVersion: holdfast.dev/v1alpha1
-kind: WebSocketRoute
-metadata: {{name: echo, namespace: {namespace}}}
-spec:
-  className: {namespace}
-  hostnames: [{namespace}.example.com]
-  rules: [{{backendRefs: [{{name: echo, port: 80}}]}}]
----
-apiVersion: v1
-kind: Service
-metadata: {{name: echo, namespace: {namespace}}}
-spec:
-  selector: {{app.kubernetes.io/name: echo}}
-  ports: [{{port: 80, targetPort: 9001}}]
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: echo, namespace: {namespace}}}
-spec:
-  replicas: 2
-  selector: {{matchLabels: {{app.kubernetes.io/name: echo}}}}
-  template:
-    metadata: {{labels: {{app.kubernetes.io/name: echo}}}}
-    spec:
-      automountServiceAccountToken: false
-      enableServiceLinks: false
-      securityContext: {{runAsNonRoot: true, seccompProfile: {{type: RuntimeDefault}}}}
-      containers:
-      - name: echo
-        image: holdfast
-        args: [echo, "--listen=[::]:9001"]
-        readinessProbe: {{tcpSocket: {{port: 9001}}, periodSeconds: 1}}
-        securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
-"#
-    )
+        let values = [&with_definition[..], &["crds.keep=false"]].concat();
+        let release = Release::install(cluster, "definition", &values).await;
+        release.uninstall().await;
+        let left = cluster
+            .kubectl(&[
+                "get",
+                "crd",
+                "websocketroutes.holdfast.dev",
+                "--ignore-not-found",
+                "-o",
+                "name",
+            ])
+            .await;
+        assert_eq!(left, "");
+        cluster.define().await;
+        assert_eq!(cluster.kubectl(&routes).await, "", "its routes are gone with it");
+        namespace.delete().await;
+    });
 }

@@ -17,5 +17,6 @@ mod server;
 mod status;
 mod volumes;
 
+pub use container::Container;
 pub use node::Node;
 pub use pod::Pod;

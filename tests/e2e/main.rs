@@ -14,17 +14,24 @@
 
 #[allow(dead_code, reason = "more tests are on their way")]
 mod cluster;
+mod echo;
 mod install;
 #[allow(dead_code, reason = "more tests are on their way")]
 mod kubelet;
+mod monitoring;
 #[allow(dead_code, reason = "more tests are on their way")]
 mod network;
+mod reach;
 #[allow(dead_code, reason = "more tests are on their way")]
 mod release;
 mod services;
+mod sidecar;
 #[path = "../integration/support.rs"]
 #[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
 mod support;
+#[path = "../continuity/traffic.rs"]
+#[allow(dead_code, reason = "shared with the continuity tests, which use all of it")]
+mod traffic;
 #[path = "../cluster/wait.rs"]
 #[allow(dead_code, reason = "shared with the cluster tests, which use all of it")]
 mod wait;

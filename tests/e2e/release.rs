@@ -14,7 +14,8 @@ pub struct Release<'a> {
 }
 
 impl<'a> Release<'a> {
-    /// Installs it with these values (`--set`), above those of [`QUICK`], and returns when it is ready.
+    /// Installs it with these values (`--set`), above those of [`QUICK`], and returns when it is ready. What begins with `--` is a flag
+    /// of Helm's instead.
     pub async fn install(cluster: &'a Cluster, namespace: &str, values: &[&str]) -> Self {
         let release = Self {
             cluster,
@@ -101,7 +102,10 @@ impl<'a> Release<'a> {
             &class,
         ]);
         for value in QUICK.iter().chain(values) {
-            args.extend(["--set", value]);
+            if !value.starts_with("--") {
+                args.push("--set");
+            }
+            args.push(value);
         }
         self.cluster.helm(&args).await;
     }

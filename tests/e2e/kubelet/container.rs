@@ -464,6 +464,13 @@ impl Log {
             .collect()
     }
 
+    /// When the kubelet first said something that begins with this.
+    pub fn event_at(&self, text: &str) -> Option<Timestamp> {
+        let lines = self.0.lock().unwrap();
+        let mut events = lines.iter().filter(|line| line.is_event && line.text.starts_with(text));
+        events.next().map(|line| line.at)
+    }
+
     /// Writes down what the kubelet has to say.
     pub fn event(&self, text: &str) {
         self.push(text.to_owned(), true, 0);
