@@ -164,6 +164,7 @@ fn settings(config: &Serve) -> Settings {
         limit: limits::connections(config.max_connections),
         receive_buffer: config.receive_buffer,
         queue_budget: usize::try_from(config.queue_memory.unwrap_or_else(limits::queue_memory)).unwrap_or(usize::MAX) / workers,
+        recent_ends: usize::try_from(config.recent_ends).unwrap_or(usize::MAX),
         client_keepalive: config.client_keepalive,
         endpoint_keepalive: config.endpoint_keepalive,
     }
@@ -227,6 +228,7 @@ impl Bound {
                     readiness: readiness.clone(),
                     outlook: outlook.clone(),
                 },
+                view: running.view.clone(),
                 replica: self.config.replica(),
                 words: cli::explain::words,
                 history,

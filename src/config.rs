@@ -40,6 +40,8 @@ pub enum Command {
     Echo(cli::echo::Args),
     /// Have the Holdfast in this pod, or one that is named, end its tunnels in order, and stay until it is stopped.
     Drain(cli::drain::Args),
+    /// Who ended which connection lately, why, and what each side saw of it: the answer to every "1006?".
+    Ends(cli::ends::Args),
     /// What a reason, cause or condition means and what to do.
     Explain(cli::explain::Args),
     /// Print the CustomResourceDefinition.
@@ -153,6 +155,9 @@ pub struct Serve {
     /// TCP keepalive towards endpoints: idle time, interval, probes
     #[arg(long, value_name = "IDLE,INTERVAL,PROBES", env = "HOLDFAST_ENDPOINT_KEEPALIVE", default_value = "15s,5s,3", value_parser = keepalive, help_heading = LIMITS)]
     pub endpoint_keepalive: KeepAlive,
+    /// Ends of tunnels that are remembered for `holdfast ends`, and as many refusals; each takes about 300 bytes. 0: none
+    #[arg(long, value_name = "N", env = "HOLDFAST_RECENT_ENDS", default_value = "10000", value_parser = clap::value_parser!(u32).range(..=1_000_000), help_heading = LIMITS)]
+    pub recent_ends: u32,
 
     /// After SIGTERM, how long new connections are still served while load balancers notice [default: 15s in a cluster,
     /// else 0s]

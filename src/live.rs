@@ -3,9 +3,12 @@
 //!
 //! `app` starts it and takes its orders; it knows nothing of how a drain is done.
 
+mod connections;
+mod ends;
 mod events;
 mod history;
 mod page;
+mod query;
 mod routes;
 mod state;
 mod why;
@@ -23,7 +26,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::{
     control::Judgements,
-    proxy::{Shared, metrics::Metrics},
+    proxy::{Shared, metrics::Metrics, view::View},
     routing::query::parameter,
     web::{self, Answer},
 };
@@ -115,6 +118,8 @@ pub struct Live {
     /// What became of each route.
     pub judgements: Judgements,
     pub state: State,
+    /// Open tunnels, and what ended lately.
+    pub view: View,
     /// This replica's name.
     pub replica: String,
     /// What every word means, as `holdfast explain` says it.
@@ -131,6 +136,9 @@ impl Live {
         }
         let query = request.uri().query();
         match (request.method().as_str(), request.uri().path()) {
+            ("GET", "/connections") => self.connections(query).await,
+            ("GET", "/ends") => self.ends(query).await,
+            ("GET", path) if path.starts_with(CONNECTION) => self.connection(&path[CONNECTION.len()..]).await,
             ("GET", "/drain") => web::json(StatusCode::OK, &self.drain_state()),
             ("POST", "/drain") => {
                 let _ = self.drain.order.try_send(()); // full: it has been ordered already
@@ -227,12 +235,14 @@ fn is_local(method: &Method, headers: &HeaderMap) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// What goes before the id of one connection.
+const CONNECTION: &str = "/connections/";
 /// What an order must carry.
 pub const ORDER_HEADER: &str = "holdfast-order";
 /// Who waits for the end of a drain at once: the other containers of a pod.
 const MAX_WAITING: usize = 16;
 /// What is answered where nothing is.
-const PATHS: &str = "/ (a page), /drain, /events, /history, /routes, /state, /why, /words\n";
+const PATHS: &str = "/ (a page), /connections, /connections/ID, /drain, /ends, /events, /history, /routes, /state, /why, /words\n";
 
 #[cfg(test)]
 mod tests {

@@ -22,6 +22,7 @@ mod limits;
 mod listener;
 pub mod look;
 pub mod metrics;
+pub mod recent;
 pub mod record;
 mod select;
 mod slot;
@@ -33,6 +34,7 @@ mod tunnel;
 mod untrusted;
 mod upgrade;
 mod upstream;
+pub mod view;
 mod worker;
 
 use std::{
@@ -82,6 +84,8 @@ pub struct Settings {
     pub receive_buffer: u32,
     /// Bytes that one worker may queue for sides that accept nothing.
     pub queue_budget: usize,
+    /// How many ended tunnels are remembered, and how many refused handshakes; each worker has its share. 0: none.
+    pub recent_ends: usize,
     pub client_keepalive: KeepAlive,
     pub endpoint_keepalive: KeepAlive,
 }
@@ -102,6 +106,7 @@ pub struct Shared {
     tls: Option<tls::Config>,
     admission: admission::Admission,
     untrusted: untrusted::Untrusted,
+    sequence: recent::Sequence,
 }
 
 impl Shared {
@@ -240,11 +245,15 @@ impl Proxy {
             drain,
             beats: Beats::new(workers),
             untrusted: untrusted::Untrusted::default(),
+            sequence: recent::Sequence::default(),
         });
         let (doors, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(HANDED)).unzip();
+        let (asked, questions): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(QUESTIONS)).unzip();
         let (failed, failures) = mpsc::channel(1);
+        let mut questions = questions.into_iter();
         let mut runtimes = Vec::with_capacity(workers);
         for (index, (listener, door)) in self.http.listeners.into_iter().zip(receivers).enumerate() {
+            let Some(questions) = questions.next() else { break };
             let start = Start {
                 index,
                 shared: Arc::clone(&shared),
@@ -252,12 +261,14 @@ impl Proxy {
                 secure: secure.next(),
                 door,
                 doors: doors.clone(),
+                questions,
                 blocker: shared.drain.block(),
             };
             runtimes.push(start.spawn(failed.clone())?);
         }
         shared.metrics.set_runtimes(runtimes);
-        Ok(Running { shared, failures })
+        let view = view::View::new(Arc::clone(&shared), asked);
+        Ok(Running { shared, view, failures })
     }
 }
 
@@ -265,6 +276,8 @@ impl Proxy {
 #[derive(Debug)]
 pub struct Running {
     pub shared: Arc<Shared>,
+    /// What it does right now, for whoever asks.
+    pub view: view::View,
     failures: mpsc::Receiver<usize>,
 }
 
@@ -287,6 +300,7 @@ struct Start {
     secure: Option<std::net::TcpListener>,
     door: mpsc::Receiver<listener::Handed>,
     doors: listener::Doors,
+    questions: mpsc::Receiver<view::Question>,
     blocker: Option<Blocker>,
 }
 
@@ -334,6 +348,8 @@ impl Start {
         let mut receiving = tokio::task::spawn_local(listener::receive(Rc::clone(&worker), self.door));
         let mut sweeping = tokio::task::spawn_local(sweep::run(Rc::clone(&worker)));
         let mut waking = tokio::task::spawn_local(delay::run(Rc::clone(&worker)));
+        // It has no part in serving, so its end is nobody's.
+        drop(tokio::task::spawn_local(view::answer_all(Rc::clone(&worker), self.questions)));
         let mut drain = self.shared.drain.clone();
         let drained = async {
             drain.closing().await;
@@ -366,6 +382,9 @@ const FILE_THREADS: usize = 4;
 
 /// Tasks between two looks at the sockets.
 const EVENT_INTERVAL: u32 = 8;
+
+/// Questions that may wait for a worker. One is answered at a time.
+const QUESTIONS: usize = 16;
 
 /// Sockets that may be on their way to a worker.
 const HANDED: usize = 1024;

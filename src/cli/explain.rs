@@ -60,6 +60,12 @@ pub fn words() -> Value {
     ENTRIES.iter().map(Entry::json).collect()
 }
 
+/// What a reason or a cause means, in a sentence.
+pub(super) fn brief(word: &str) -> Option<&'static str> {
+    let entry = ENTRIES.iter().find(|entry| entry.word == word);
+    entry.map(|entry| entry.brief)
+}
+
 fn answer(args: &Args, screen: &Screen) -> Result<String, Failure> {
     if args.markdown {
         return Ok(markdown());

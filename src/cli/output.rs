@@ -152,6 +152,7 @@ impl Tone {
 pub struct Table {
     header: Vec<&'static str>,
     right: Vec<usize>,
+    least: Vec<usize>,
     rows: Vec<Vec<Cell>>,
 }
 
@@ -169,6 +170,7 @@ impl Table {
         Self {
             header: header.into_iter().collect(),
             right: Vec::new(),
+            least: Vec::new(),
             rows: Vec::new(),
         }
     }
@@ -177,6 +179,13 @@ impl Table {
     #[must_use]
     pub fn right(mut self, columns: impl IntoIterator<Item = usize>) -> Self {
         self.right.extend(columns);
+        self
+    }
+
+    /// Columns are at least so wide: for a table that goes on where another one ended.
+    #[must_use]
+    pub fn at_least(mut self, widths: &[usize]) -> Self {
+        self.least = widths.to_vec();
         self
     }
 
@@ -206,8 +215,14 @@ impl Table {
         out
     }
 
-    fn widths(&self) -> Vec<usize> {
+    /// How wide each column is.
+    #[must_use]
+    pub fn widths(&self) -> Vec<usize> {
         let mut widths: Vec<usize> = self.header.iter().map(|word| width(word)).collect();
+        widths.resize(widths.len().max(self.least.len()), 0);
+        for (width, least) in widths.iter_mut().zip(&self.least) {
+            *width = (*width).max(*least);
+        }
         for row in &self.rows {
             widths.resize(widths.len().max(row.len()), 0);
             for (i, cell) in row.iter().enumerate() {

@@ -234,8 +234,8 @@ pub fn describe(worker: &Rc<Worker>, origin: &Origin, parts: &request::Parts) ->
         Some(given) if origin.trusted => given.clone(),
         _ => made_request_id(attempt.id),
     };
-    if shared.recorder.is_on() {
-        note_texts(&mut attempt, parts, &request_id);
+    if shared.recorder.is_on() || worker.recent.is_on() {
+        note_texts(&mut attempt, parts, &request_id, shared.recorder.is_on());
     }
     let forwarded = Forwarded {
         peer: origin.source.ip(),
@@ -248,8 +248,8 @@ pub fn describe(worker: &Rc<Worker>, origin: &Origin, parts: &request::Parts) ->
     (attempt, forwarded)
 }
 
-/// Notes what only the record's line needs.
-fn note_texts(attempt: &mut Attempt, parts: &request::Parts, request_id: &HeaderValue) {
+/// Notes what only records need.
+fn note_texts(attempt: &mut Attempt, parts: &request::Parts, request_id: &HeaderValue, with_agent: bool) {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into();
     let field = |name: &header::HeaderName| parts.headers.get(name).map(text);
     attempt.host = match parts.uri.authority() {
@@ -257,7 +257,9 @@ fn note_texts(attempt: &mut Attempt, parts: &request::Parts, request_id: &Header
         None => field(&header::HOST).unwrap_or_default(),
     };
     attempt.path = parts.uri.path().into();
-    attempt.user_agent = field(&header::USER_AGENT);
+    if with_agent {
+        attempt.user_agent = field(&header::USER_AGENT);
+    }
     attempt.request_id = Some(text(request_id));
 }
 

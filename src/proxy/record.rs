@@ -6,7 +6,7 @@
 
 mod line;
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -16,13 +16,14 @@ use super::{
     error::Reason,
     limits::Limit,
     metrics::RuleMetrics,
+    recent::Refusal,
     slot::{Opened, Slot},
     tls,
     tunnel::End,
     worker::Worker,
 };
 use crate::{
-    routing::{Rule, endpoint::Held, limits::Place},
+    routing::{Rule, RuleId, endpoint::Held, limits::Place},
     telemetry::{Lines, LogFormat},
 };
 use line::{Event, Line};
@@ -59,6 +60,7 @@ impl Recorder {
         let shared = worker.shared.metrics.shared();
         shared.close_code(Initiator::Client, end.client_said);
         shared.close_code(Initiator::Endpoint, end.endpoint_said);
+        worker.recent.ended(|| worker.shared.sequence.next(), slot, end, age);
         self.write(Event::Ended, |line| {
             line.id(slot.of.id);
             line.rule(&slot.of.rule.id);
@@ -125,6 +127,8 @@ pub struct Attempt {
     pub would_be_refused_by: Option<Limit>,
     /// Endpoints that have been sent the handshake.
     pub attempts: u8,
+    /// What the dials of endpoints have taken.
+    pub dialling: Duration,
     /// The page that the handshake comes from, where it is a foreign one.
     origin: Option<Box<str>>,
     /// Whether a proxy in front pings the client.
@@ -152,6 +156,7 @@ impl Attempt {
             place: None,
             would_be_refused_by: None,
             attempts: 0,
+            dialling: Duration::ZERO,
             origin: None,
             client_is_pinged: false,
             rule: None,
@@ -201,6 +206,7 @@ impl Attempt {
         self.answered = true;
         if self.is_handshake {
             self.metrics().handshake(status, "endpoint");
+            self.remember(Refusal::OfEndpoint { status }, by);
         } else {
             self.metrics().fallback(status);
         }
@@ -253,7 +259,13 @@ impl Attempt {
             admitted,
             place: self.place.take(),
             // Empty where no line is written.
-            target: format!("{}{}", shortened(&self.host), shortened(&self.path)).into_boxed_str(),
+            target: match self.worker.shared.recorder.is_on() {
+                true => self.target().into_boxed_str(),
+                false => Box::default(),
+            },
+            tls_version: self.tls_version,
+            would_be_refused_by: self.would_be_refused_by,
+            attempts: self.attempts,
         })
     }
 
@@ -270,6 +282,7 @@ impl Attempt {
         let answer = reason.answer();
         if self.is_handshake {
             self.metrics().handshake(answer.status.as_u16(), answer.word);
+            self.remember(Refusal::Ours(reason), None);
         } else {
             self.metrics().fallback(answer.status.as_u16());
         }
@@ -278,6 +291,22 @@ impl Attempt {
             line.number("http.response.status_code", "status", answer.status.as_u16());
             line.word("error.type", "reason", answer.word);
         });
+    }
+
+    /// Keeps a refusal for those who ask what ended lately.
+    fn remember(&self, refusal: Refusal, by: Option<(&Held, SocketAddr)>) {
+        let Worker { recent, shared, .. } = &*self.worker;
+        recent.refused(|| shared.sequence.next(), self, refusal, by);
+    }
+
+    /// Its rule, once one was found.
+    pub fn rule(&self) -> Option<&RuleId> {
+        self.rule.as_ref().map(|(rule, _)| &rule.id)
+    }
+
+    /// Host and path in one, as much of them as is kept.
+    pub fn target(&self) -> String {
+        format!("{}{}", shortened(&self.host), shortened(&self.path))
     }
 
     fn describe(&self, line: &mut Line) {
@@ -324,8 +353,8 @@ impl Drop for Attempt {
     }
 }
 
-/// Text from outside, as much of it as a line may hold.
-fn shortened(text: &str) -> &str {
+/// Text from outside, as much of it as a record may hold.
+pub fn shortened(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_TEXT)]
 }
 

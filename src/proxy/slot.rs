@@ -17,7 +17,9 @@ use super::{
     admission::Admitted,
     clock::{PER_SECOND, Tick, ticks},
     end::Cause,
+    limits::Limit,
     metrics::RuleMetrics,
+    tls,
 };
 use crate::routing::{Rule, endpoint::Held, limits::Place, route::Heartbeat};
 
@@ -49,6 +51,8 @@ pub struct Leg {
     pub bytes: Cell<u64>,
     /// Messages read from it.
     pub messages: Cell<u64>,
+    /// Microseconds until it was there: for the client from its request to the 101, for the endpoint its dials.
+    pub took: Cell<u32>,
     /// When it last sent a byte or accepted a queued one.
     pub life: Cell<Tick>,
     /// Since when bytes are queued towards it of which it accepts none.
@@ -118,6 +122,12 @@ pub struct Opened {
     pub client_address: SocketAddr,
     /// Whether a proxy in front pings the client.
     pub client_is_pinged: bool,
+    /// Of the client's own connection; `None`: it came without TLS.
+    pub tls_version: Option<tls::Version>,
+    /// The first limit that would have refused it, were it not a dry run.
+    pub would_be_refused_by: Option<Limit>,
+    /// Endpoints that were sent the handshake.
+    pub attempts: u8,
     pub endpoint_address: SocketAddr,
     /// Host and path as the client sent them, for the record.
     pub target: Box<str>,

@@ -188,6 +188,7 @@ mod tests {
             "{} B: a task is as large as its future",
             size_of::<Tunnel>()
         );
-        assert!(size_of::<Slot>() <= 384, "{} B", size_of::<Slot>());
+        // With the two counts in front of it, this is all that the allocator has in its class of 384 bytes.
+        assert!(size_of::<Slot>() <= 368, "{} B", size_of::<Slot>());
     }
 }

@@ -4,7 +4,7 @@ mod check;
 mod relay_answer;
 mod retry;
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use bytes::BytesMut;
 use http::{HeaderMap, StatusCode, header, request};
@@ -118,7 +118,10 @@ async fn open(
     let retry = rule.retry.as_deref();
     let mut refused: Option<Box<Result<(Dialled, Answer), Reason>>> = None; // boxed, because it is seldom
     loop {
-        let mut dialled = match upstream::dial(worker, chosen, candidates).await {
+        let began = Instant::now();
+        let dialled = upstream::dial(worker, chosen, candidates).await;
+        attempt.dialling += began.elapsed();
+        let mut dialled = match dialled {
             Ok(dialled) => dialled,
             Err(reason) => return refused.map_or(Err(reason), |refused| *refused),
         };
@@ -188,6 +191,7 @@ async fn begin(
         .headers
         .get(header::SEC_WEBSOCKET_PROTOCOL)
         .and_then(|value| value.to_str().ok());
+    let (started, dialling) = (attempt.started(), attempt.dialling);
     let Some(opened) = attempt.opened(dialled.endpoint, dialled.address, subprotocol, client.admitted) else {
         return;
     };
@@ -196,7 +200,14 @@ async fn begin(
         endpoint: answer.rest.to_vec(),
     };
     let slot = worker.enlist(opened);
+    slot.client.took.set(micros(slot.since.duration_since(started)));
+    slot.endpoint.took.set(micros(dialling));
     tokio::task::spawn_local(Tunnel::new(client.socket, dialled.socket, early, slot, Rc::clone(worker)));
+}
+
+/// As many of a duration as a slot has room for: an hour's.
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }
 
 /// The head of the 101.

@@ -17,6 +17,7 @@ use super::{
     end::Cause,
     fallback::{Complaints, Pool},
     frame::MAX_CONTROL_FRAME,
+    recent::Recent,
     slot::{Opened, Slot},
     tls,
 };
@@ -54,7 +55,11 @@ pub struct Worker {
     pub pool: Pool,
     /// About files that cannot be read.
     pub complaints: Complaints,
+    /// What ended here lately.
+    pub recent: Recent,
     slots: RefCell<Vec<Rc<Slot>>>,
+    /// How many slots, from the first, the walk that is under way has passed.
+    walked: Cell<usize>,
     entropy: RefCell<Entropy>,
     next_id: Cell<u64>,
 }
@@ -66,7 +71,6 @@ impl Worker {
             index,
             acceptor: shared.tls.as_ref().map(|config| tls::Acceptor::new(config, &connector)),
             connector,
-            shared,
             clock: Clock::start(),
             scratch: RefCell::new(vec![0; HEADROOM + READ].into_boxed_slice()),
             queued: Cell::new(0),
@@ -75,9 +79,12 @@ impl Worker {
             drain_until: Cell::new(None),
             pool: Pool::default(),
             complaints: Complaints::default(),
+            recent: Recent::new(shared.settings.recent_ends.div_ceil(shared.workers.max(1))),
             slots: RefCell::default(),
+            walked: Cell::new(0),
             entropy: RefCell::default(),
             next_id: Cell::new(0),
+            shared,
         }
     }
 
@@ -101,8 +108,16 @@ impl Worker {
     /// Takes a tunnel off the list.
     pub fn delist(&self, slot: &Slot) {
         let mut slots = self.slots.borrow_mut();
-        let index = slot.index.get() as usize;
+        let mut index = slot.index.get() as usize;
         if slots.get(index).is_some_and(|listed| listed.of.id == slot.of.id) {
+            if index < self.walked.get() {
+                // The gap is closed by one that has been passed too, so that the walk misses none and meets none twice.
+                let last_passed = self.walked.get() - 1;
+                slots.swap(index, last_passed);
+                slots[index].index.set(index as u32);
+                self.walked.set(last_passed);
+                index = last_passed;
+            }
             slots.swap_remove(index);
             if let Some(moved) = slots.get(index) {
                 moved.index.set(index as u32);
@@ -130,6 +145,27 @@ impl Worker {
         for slot in self.slots.borrow().iter() {
             look(slot);
         }
+    }
+
+    /// Begins a walk over all tunnels, in steps between which other tasks run. There is one walk at a time: a new one ends the
+    /// one before.
+    pub fn begin_walk(&self) {
+        self.walked.set(0);
+    }
+
+    /// Calls `look` for the next tunnels, `most` of them; false: there are none left. Each that is open during the whole walk is
+    /// met exactly once, however many come and go meanwhile.
+    pub fn walk(&self, most: usize, mut look: impl FnMut(&Rc<Slot>)) -> bool {
+        let slots = self.slots.borrow();
+        let from = self.walked.get().min(slots.len());
+        let to = slots.len().min(from + most);
+        slots[from..to].iter().for_each(&mut look);
+        self.walked.set(to);
+        if to == slots.len() {
+            self.walked.set(0); // nobody has to keep places for it any more
+            return false;
+        }
+        true
     }
 
     /// Calls `look` for every tunnel of one slice of the list out of `slices`.

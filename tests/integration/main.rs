@@ -25,6 +25,7 @@ mod chaos;
 mod closing;
 mod dialling;
 mod draining;
+mod ends;
 mod fallback;
 mod files;
 mod filters;

@@ -197,6 +197,7 @@ pub fn settings() -> Settings {
         },
         receive_buffer: 256 * 1024,
         queue_budget: 64 << 20,
+        recent_ends: 1000,
         client_keepalive: KeepAlive {
             idle: Duration::from_secs(45),
             interval: Duration::from_secs(15),
