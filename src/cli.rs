@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod completion;
+pub mod connections;
 pub mod crd;
 pub mod drain;
 pub mod echo;

@@ -40,6 +40,8 @@ pub enum Command {
     Echo(cli::echo::Args),
     /// Have the Holdfast in this pod, or one that is named, end its tunnels in order, and stay until it is stopped.
     Drain(cli::drain::Args),
+    /// Which connections are open, in groups or one by one: how old, how busy, how far away.
+    Connections(cli::connections::Args),
     /// Who ended which connection lately, why, and what each side saw of it: the answer to every "1006?".
     Ends(cli::ends::Args),
     /// What a reason, cause or condition means and what to do.

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Some(Command::Ping(args)) => cli::ping::run(&args, color),
         Some(Command::Echo(args)) => cli::echo::run(&args, color),
         Some(Command::Drain(args)) => cli::drain::run(&args, color),
+        Some(Command::Connections(args)) => cli::connections::run(&args, color),
         Some(Command::Ends(args)) => cli::ends::run(&args, color),
         Some(Command::Explain(args)) => cli::explain::run(&args, color),
         Some(Command::Crd(args)) => cli::crd::run(&args),

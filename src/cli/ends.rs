@@ -4,7 +4,7 @@
 
 mod answer;
 mod life;
-mod text;
+pub(super) mod text;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -28,12 +28,10 @@ pub(super) fn short(amount: f64) -> String {
         unit += 1;
     }
     let unit = UNITS[unit];
-    if amount == 0.0 {
-        "0".to_owned()
-    } else if amount < 9.95 && amount.fract().abs() > 0.05 {
-        format!("{amount:.1}{unit}")
-    } else {
-        format!("{amount:.0}{unit}")
+    let tenths = (amount * 10.0).round();
+    match tenths < 100.0 && tenths % 10.0 > 0.0 {
+        true => format!("{amount:.1}{unit}"),
+        false => format!("{amount:.0}{unit}"),
     }
 }
 

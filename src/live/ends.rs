@@ -176,6 +176,7 @@ fn put_tunnel(put: &mut impl FnMut(&str, Value), tunnel: &crate::proxy::recent::
         put("holdfast.end.mid_frame", true.into());
     }
     put("holdfast.duration_seconds", (lasted as f64 / 1000.0).into());
+    put("idle_seconds", (f64::from(tunnel.idle) / 1000.0).into());
     put_handshake(put, tunnel.handshake, tunnel.dialling);
     put_moved(put, tunnel.bytes, tunnel.messages);
     if let Some(rtt) = tunnel.round_trip {

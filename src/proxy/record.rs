@@ -60,7 +60,9 @@ impl Recorder {
         let shared = worker.shared.metrics.shared();
         shared.close_code(Initiator::Client, end.client_said);
         shared.close_code(Initiator::Endpoint, end.endpoint_said);
-        worker.recent.ended(|| worker.shared.sequence.next(), slot, end, age);
+        worker
+            .recent
+            .ended(|| worker.shared.sequence.next(), slot, end, age, worker.clock.now());
         self.write(Event::Ended, |line| {
             line.id(slot.of.id);
             line.rule(&slot.of.rule.id);

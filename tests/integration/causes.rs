@@ -4,9 +4,11 @@ use std::{collections::HashSet, time::Duration};
 
 use futures::future::join_all;
 use holdfast::{
-    proxy::end::Cause,
+    proxy::{end::Cause, recent::What},
     routing::{rate::Rate, tunnel_limits::SideLimits},
 };
+
+use serde_json::Value;
 
 use crate::support::{BINARY, CLOSE, Gateway, PING, PONG, Peer, RuleBuilder, Server, heartbeat, tunnel, tunnel_limits};
 
@@ -243,6 +245,28 @@ async fn one_cause(cause: Cause) -> Option<Cause> {
         record["holdfast.end.mid_frame"].as_bool().unwrap_or(false),
         mid_frame,
         "{cause:?}"
+    );
+    let recent = gateway.recent().await;
+    let [entry] = &recent[..] else {
+        panic!("{cause:?}: {recent:?}")
+    };
+    let What::Tunnel(remembered) = entry.what else {
+        panic!("{entry:?}")
+    };
+    assert_eq!((entry.word(), entry.initiator().word()), (cause.word(), initiator));
+    let end = remembered.end;
+    assert_eq!(
+        (end.told_client, end.told_endpoint, end.mid_frame),
+        (client, endpoint, mid_frame),
+        "{cause:?}"
+    );
+    for (said, name) in [(end.client_said, "client"), (end.endpoint_said, "endpoint")] {
+        assert_eq!(code(said), record[format!("holdfast.close.{name}.received")], "{cause:?}");
+    }
+    assert_eq!(format!("{:016x}", entry.id), record["holdfast.connection.id"]);
+    assert_eq!(
+        remembered.bytes.map(Value::from),
+        [&record["holdfast.bytes.to_endpoint"], &record["holdfast.bytes.to_client"]].map(Value::clone)
     );
     let labels = [format!("initiator=\"{initiator}\""), format!("cause=\"{}\"", cause.word())];
     assert_eq!(

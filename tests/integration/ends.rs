@@ -79,7 +79,11 @@ async fn ends_and_refusals_are_told_with_what_each_side_saw_and_can_be_asked_for
         closed(&holdfast, &server).await;
     }
     gone(&holdfast, &server).await;
-    ask(holdfast.http, handshake("/x?SECRET=1", "Sec-WebSocket-Version: 12\r\n").replacen("Sec-WebSocket-Version: 13\r\n", "", 1)).await;
+    ask(
+        holdfast.http,
+        handshake("/x?SECRET=1", "Sec-WebSocket-Version: 12\r\n").replacen("Sec-WebSocket-Version: 13\r\n", "", 1),
+    )
+    .await;
     let all = ends(holdfast.live, "since=600", 8).await;
     assert!(!all.to_string().contains("SECRET"));
     let numbers = sequences(&all);
@@ -110,7 +114,10 @@ async fn ends_and_refusals_are_told_with_what_each_side_saw_and_can_be_asked_for
     let refusal = ends(holdfast.live, "cause=unsupported_version", 1).await["ends"][0].take();
     assert_eq!(refusal["event.name"], "holdfast.connection.refused");
     assert_eq!(refusal["http.response.status_code"], 426);
-    assert_eq!((&refusal["server.address"], &refusal["url.path"]), (&"test".into(), &"/x".into()));
+    assert_eq!(
+        (&refusal["server.address"], &refusal["url.path"]),
+        (&"test".into(), &"/x".into())
+    );
 
     let id = one["holdfast.connection.id"].as_str().unwrap();
     let endpoint = server.address;
@@ -128,11 +135,14 @@ async fn ends_and_refusals_are_told_with_what_each_side_saw_and_can_be_asked_for
         (&*format!("endpoint={endpoint}"), 7),
         ("endpoint=127.0.0.1", 7),
         ("endpoint=other", 0),
-        ("route=default/endpoint", 7),
+        ("route=default/to", 7),
         ("route=default/other", 0),
         (&*format!("id={id}"), 1),
         (&*format!("after={}", numbers[3]), 3),
-        (&*format!("after=other:1,{}:{}", all["replica"].as_str().unwrap(), numbers[1]), 1),
+        (
+            &*format!("after=other:1,{}:{}", all["replica"].as_str().unwrap(), numbers[1]),
+            1,
+        ),
         ("since=0", 0),
     ] {
         let found = ends(holdfast.live, question, count).await;
@@ -153,7 +163,10 @@ async fn a_question_that_makes_no_sense_is_told_what_would() {
     let server = Server::start().await;
     let holdfast = Holdfast::start(server.address, &[]).await;
     for (path, wanted) in [
-        ("/ends?cuase=reset", "since, after, route, rule, endpoint, client, cause, by, code, id, limit"),
+        (
+            "/ends?cuase=reset",
+            "since, after, route, rule, endpoint, client, cause, by, code, id, limit",
+        ),
         ("/ends?cause=rest", "holdfast explain"),
         ("/ends?since=soon", "a number of seconds"),
         ("/ends?limit=0", "from 1 to 1000"),
@@ -190,10 +203,16 @@ async fn a_storm_is_forgotten_from_its_beginning_and_that_is_said() {
     assert!(all["refusals_complete_since"].is_string(), "{all}");
     let (said, code) = holdfast.command(&["ends", "--since", "5m"]).await;
     assert_eq!(code, 0);
-    assert!(said.contains("refusals before ") && said.contains("(--recent-ends)"), "{said}");
+    assert!(
+        said.contains("refusals before ") && said.contains("(--recent-ends)"),
+        "{said}"
+    );
     assert!(!said.contains("ends before "), "{said}");
     // What was forgotten before the time that is asked for is not missed.
-    assert_eq!(ends(holdfast.live, "since=0", 0).await["refusals_complete_since"], Value::Null);
+    assert_eq!(
+        ends(holdfast.live, "since=0", 0).await["refusals_complete_since"],
+        Value::Null
+    );
 }
 
 #[tokio::test]
@@ -223,21 +242,44 @@ async fn the_command_says_first_what_happened_and_last_what_to_read() {
     let (said, code) = holdfast.command(&["ends"]).await;
     assert_eq!(code, 0);
     let lines: Vec<&str> = said.lines().collect();
-    assert_eq!(lines[0], "!!  1 of 4 connections ended without being asked to in 10m");
-    assert!(lines[1].starts_with("TIME ") && lines[1].contains("CLIENT SAW  ENDPOINT SAW"), "{said}");
+    assert!(
+        lines[0].ends_with("  1 of 4 connections ended without being asked to in 10m"),
+        "{said}"
+    );
+    assert!(
+        lines[1].starts_with("TIME ") && lines[1].contains("CLIENT SAW  ENDPOINT SAW"),
+        "{said}"
+    );
     assert!(lines[2].contains("endpoint_gone") && lines[2].contains("1012"), "{said}");
-    assert!(lines[6].starts_with("closed 3 (75%)  endpoint_gone 1 (25%: 127.0.0.1"), "{said}");
-    assert_eq!(*lines.last().unwrap(), "0 open, 1/1 replica.   holdfast explain endpoint_gone");
+    assert!(
+        lines[6].starts_with("closed 3 (75%)  endpoint_gone 1 (25%: 127.0.0.1"),
+        "{said}"
+    );
+    assert_eq!(
+        *lines.last().unwrap(),
+        "0 open, 1/1 replica.   holdfast explain endpoint_gone"
+    );
 
     let (said, code) = holdfast.command(&["ends", "-o", "json", "--cause", "closed"]).await;
     let document: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((code, document["ends"].as_array().unwrap().len()), (0, 3));
-    assert_eq!((&document["version"], &document["replicas"]["answered"]), (&1.into(), &1.into()));
+    assert_eq!(
+        (&document["version"], &document["replicas"]["answered"]),
+        (&1.into(), &1.into())
+    );
 
     let (said, code) = holdfast.command(&["ends", "--explain", &id]).await;
     assert_eq!(code, 0);
-    assert!(said.starts_with(&format!("xx  {id}  default/endpoint  ended by the endpoint after 0s: endpoint_gone\n")), "{said}");
-    assert!(said.contains("The endpoint said nothing, and was not there to be told."), "{said}");
+    assert!(
+        said.contains(&format!(
+            "  {id}  default/to  ended by the endpoint after 0s: endpoint_gone\n"
+        )),
+        "{said}"
+    );
+    assert!(
+        said.contains("The endpoint said nothing, and was not there to be told."),
+        "{said}"
+    );
     assert_eq!(holdfast.command(&["ends", "--explain", "0123456789abcdef"]).await.1, 1);
     assert_eq!(holdfast.command(&["ends", "--explain", "chat"]).await.1, 2);
     // What the process does not understand is its own word, and the answer is no.
@@ -286,7 +328,10 @@ async fn a_life_is_told_while_it_lasts_and_afterwards() {
     let listed = get(holdfast.live, "/connections?list=true").await;
     let tunnel = &listed["list"][0];
     assert_eq!(tunnel["holdfast.messages.to_endpoint"], 1, "{listed}");
-    assert_eq!((&tunnel["server.address"], &tunnel["url.path"]), (&"test".into(), &"/chat".into()));
+    assert_eq!(
+        (&tunnel["server.address"], &tunnel["url.path"]),
+        (&"test".into(), &"/chat".into())
+    );
     let id = tunnel["holdfast.connection.id"].as_str().unwrap().to_owned();
     let life = get(holdfast.live, &format!("/connections/{id}")).await;
     assert_eq!(life["state"], "open");
@@ -296,18 +341,108 @@ async fn a_life_is_told_while_it_lasts_and_afterwards() {
     assert!(0.0 < dial && dial <= handshake, "{life}");
     let (said, code) = holdfast.command(&["ends", "--explain", &id]).await;
     assert_eq!(code, 0);
-    assert!(said.starts_with(&format!("ok  {id}  default/endpoint  open for ")), "{said}");
+    assert!(said.contains(&format!("  {id}  default/to  open for ")), "{said}");
     client.reset();
     endpoint.frame().await;
     drop(endpoint);
     ends(holdfast.live, &format!("id={id}"), 1).await;
     let life = get(holdfast.live, &format!("/connections/{id}")).await;
-    assert_eq!((&life["state"], &life["connection"]["holdfast.end.cause"]), (&"over".into(), &"reset".into()));
+    assert_eq!(
+        (&life["state"], &life["connection"]["holdfast.end.cause"]),
+        (&"over".into(), &"reset".into())
+    );
     assert_eq!(life["connection"]["url.path"], "/chat");
     assert!(!life.to_string().contains("SECRET"));
     // A request id that was made here begins with the connection's.
-    assert_eq!(get(holdfast.live, &format!("/connections/{id}0123456789abcdef")).await["state"], "over");
+    assert_eq!(
+        get(holdfast.live, &format!("/connections/{id}0123456789abcdef")).await["state"],
+        "over"
+    );
     assert_eq!(get(holdfast.live, "/connections/1").await["state"], "unknown");
+}
+
+#[tokio::test]
+async fn connections_are_shown_in_groups_and_one_by_one() {
+    let server = Server::start().await;
+    let holdfast = Holdfast::start(server.address, &["--workers", "2"]).await;
+    let (said, code) = holdfast.command(&["connections"]).await;
+    assert_eq!(code, 0);
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].ends_with("  0 connections open"), "{said}");
+    assert!(
+        lines[2].contains("  ready ") && lines[2].contains(" - / - "),
+        "an endpoint without a tunnel: {said}"
+    );
+    let mut tunnels = Vec::new();
+    for _ in 0..3 {
+        tunnels.push(tunnel_to(holdfast.http, &server).await);
+    }
+    closed(&holdfast, &server).await;
+    ends(holdfast.live, "", 1).await;
+    let (said, _) = holdfast.command(&["connections", "--interval", "100ms"]).await;
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].ends_with("  3 connections open on 1 endpoint"), "{said}");
+    assert!(
+        lines[1].starts_with("ENDPOINT ") && lines[1].contains("AGE p50 / max  MSG/S IN / OUT  RTT p50 / p99"),
+        "{said}"
+    );
+    let cells: Vec<&str> = lines[2].split_whitespace().collect();
+    assert_eq!(cells[1..4], ["ready", "3", "100.0%"], "{said}");
+    assert_eq!(*cells.last().unwrap(), "1", "one end: {said}");
+    assert_eq!(*lines.last().unwrap(), "1/1 replica.   holdfast ends --since 5m");
+    for by in ["route", "rule", "client", "worker", "age"] {
+        let args = ["connections", "--by", by, "--interval", "100ms", "-o", "json"];
+        let (said, code) = holdfast.command(&args).await;
+        let document: Value = serde_json::from_str(&said).unwrap();
+        let open = document["groups"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|group| group["open"].as_u64().unwrap());
+        assert_eq!((code, open.sum::<u64>()), (0, 3), "{by}: {said}");
+    }
+    let (said, code) = holdfast.command(&["connections", "--list", "-o", "wide"]).await;
+    assert_eq!((code, said.lines().count()), (0, 2 + 3 + 1), "{said}");
+    let id = said.lines().nth(2).unwrap().split_whitespace().next().unwrap().to_owned();
+    let (life, _) = holdfast.command(&["connections", "--explain", &id]).await;
+    assert!(life.contains(&format!("  {id}  default/to  open for ")), "{life}");
+    let (said, _) = holdfast.command(&["connections", "--list", "--client", "192.0.2.0/24"]).await;
+    assert!(said.contains("  0 connections listed"), "{said}");
+}
+
+#[tokio::test]
+async fn who_watches_off_a_terminal_gets_one_answer_after_the_other() {
+    let server = Server::start().await;
+    let holdfast = Holdfast::start(server.address, &[]).await;
+    let mut watcher = tokio::process::Command::new(env!("CARGO_BIN_EXE_holdfast"))
+        .args(["connections", "--watch", "--interval", "100ms"])
+        .env("HOLDFAST_LIVE", holdfast.live.to_string())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
+    let mut shows = async |wanted: &str| {
+        let found = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                assert!(!line.contains('\u{1b}'), "{line:?}");
+                if line.ends_with(wanted) {
+                    return;
+                }
+            }
+            panic!("it ended without {wanted}");
+        };
+        timeout(PATIENCE, found).await.unwrap();
+    };
+    shows("  0 connections open").await;
+    let _tunnel = tunnel_to(holdfast.http, &server).await;
+    shows("  1 connection open on 1 endpoint").await;
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(watcher.id().unwrap().cast_signed()).unwrap(),
+        rustix::process::Signal::INT,
+    )
+    .unwrap();
+    assert!(timeout(PATIENCE, watcher.wait()).await.unwrap().unwrap().success());
 }
 
 #[tokio::test]
@@ -331,7 +466,9 @@ async fn thousands_of_tunnels_are_grouped_while_messages_flow() {
         let by_worker = get(holdfast.live, "/connections?by=worker&interval=0.5").await;
         let groups = by_worker["groups"].as_array().unwrap();
         assert_eq!((groups.len(), &by_worker["open"]), (2, &TUNNELS.into()));
-        let rates = groups.iter().map(|group| group["messages_per_second.to_endpoint"].as_f64().unwrap());
+        let rates = groups
+            .iter()
+            .map(|group| group["messages_per_second.to_endpoint"].as_f64().unwrap());
         assert!(rates.sum::<f64>() > 10.0, "{by_worker}");
         for by in ["endpoint", "route", "rule", "client"] {
             let grouped = get(holdfast.live, &format!("/connections?by={by}")).await;
@@ -346,12 +483,19 @@ async fn thousands_of_tunnels_are_grouped_while_messages_flow() {
         let by_endpoint = get(holdfast.live, "/connections").await;
         assert_eq!(by_endpoint["groups"][0]["state"], "ready", "{by_endpoint}");
         let by_age = get(holdfast.live, "/connections?by=age").await;
-        let open = by_age["groups"].as_array().unwrap().iter().map(|group| group["open"].as_u64().unwrap());
+        let open = by_age["groups"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|group| group["open"].as_u64().unwrap());
         assert_eq!(open.sum::<u64>(), TUNNELS as u64);
         let list = get(holdfast.live, "/connections?list=true&sort=messages&limit=50").await;
         let list = list["list"].as_array().unwrap();
         assert_eq!(list.len(), 50);
-        assert!(list.iter().all(|tunnel| tunnel["holdfast.messages.to_endpoint"].as_u64() > Some(0)));
+        assert!(
+            list.iter()
+                .all(|tunnel| tunnel["holdfast.messages.to_endpoint"].as_u64() > Some(0))
+        );
     };
     tokio::select! {
         () = busy => unreachable!(),

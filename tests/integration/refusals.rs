@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use holdfast::{
-    proxy::error::Reason,
+    proxy::{error::Reason, recent::What},
     routing::{
         endpoint::State,
         limits::{ClientConnections, ClientKey, Limits},
@@ -243,6 +243,23 @@ async fn one_reason(reason: Reason) -> Option<Reason> {
     assert_eq!(record["http.response.status_code"], expected.status.as_u16());
     assert_eq!(record["client.address"], "127.0.0.1");
     assert!(gateway.records("refused").is_empty(), "{reason:?}: more than one record");
+    let recent = gateway.recent().await;
+    match &recent[..] {
+        // Answers to plain requests are no ends.
+        [] => assert_eq!(reason, Reason::UpgradeRequired),
+        [entry] => {
+            let What::Refusal(refusal) = entry.what else {
+                panic!("{entry:?}")
+            };
+            assert_eq!((refusal.word(), refusal.status()), (expected.word, expected.status.as_u16()));
+            assert_eq!(format!("{:016x}", entry.id), record["holdfast.connection.id"]);
+            assert_eq!(
+                entry.rule.as_ref().map(|rule| &*rule.rule),
+                record["holdfast.rule.name"].as_str()
+            );
+        }
+        recent => panic!("{reason:?}: {recent:?}"),
+    }
     let code = format!("code=\"{}\"", expected.status.as_u16());
     let counted = match reason {
         // A request that is no handshake is counted by its status.

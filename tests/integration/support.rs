@@ -18,7 +18,9 @@ use holdfast::{
     proxy::{
         KeepAlive, Limit, Proxy, Running, Settings, Trust,
         metrics::{Collector, Metrics},
+        recent::Entry,
         record::Recorder,
+        view::{Filter, Wanted},
     },
     routing::{
         Backend, BackendTls, Certificates, Endpoint, EndpointCell, EndpointKey, EndpointSet, ObjectName, Published, Rule, RuleId,
@@ -134,6 +136,12 @@ impl Gateway {
             table,
             certificates: self.certificates.clone(),
         }));
+    }
+
+    /// What ended lately, newest first, by what is remembered of it.
+    pub async fn recent(&self) -> Vec<Entry> {
+        let wanted = Wanted { limit: 100, after: None };
+        self._running.view.ends(Filter::default(), wanted).await.of.entries
     }
 
     /// Begins a drain.

@@ -157,7 +157,13 @@ fn stations(life: &Value, kind: Kind) -> Vec<(&'static str, String)> {
             stations.push((if side == "client" { "pings" } else { "" }, pings(side, &connection[side])));
         }
         stations.push(("limits", limits(&connection["timeouts"])));
-    } else if let Some(rtt) = connection["holdfast.heartbeat.rtt_seconds"].as_f64() {
+        return stations;
+    }
+    let idle = fraction(&connection["idle_seconds"]);
+    if idle >= 1.0 {
+        stations.push(("silence", format!("{} between the last message and the end", age(idle))));
+    }
+    if let Some(rtt) = connection["holdfast.heartbeat.rtt_seconds"].as_f64() {
         stations.push(("pings", format!("the client's last answer took {}", time(rtt))));
     }
     stations

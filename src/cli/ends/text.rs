@@ -239,9 +239,18 @@ fn row(entry: &Value, wide: bool, today: Timestamp) -> Vec<Cell> {
 
 /// One of the two sides of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(in crate::cli) enum Side {
     Client,
     Endpoint,
+}
+
+impl Side {
+    pub(in crate::cli) fn word(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Endpoint => "endpoint",
+        }
+    }
 }
 
 /// What a side made of the end: the code that it was told, the status of a refusal, or that it was told nothing.
@@ -268,7 +277,7 @@ pub(super) fn saw(entry: &Value, side: Side) -> String {
 }
 
 /// Namespace and name; a dash where no rule matched.
-pub(super) fn route(entry: &Value) -> String {
+pub(in crate::cli) fn route(entry: &Value) -> String {
     match (
         entry["holdfast.route.namespace"].as_str(),
         entry["holdfast.route.name"].as_str(),
@@ -279,13 +288,13 @@ pub(super) fn route(entry: &Value) -> String {
 }
 
 /// Host and path.
-pub(super) fn target(entry: &Value) -> String {
+pub(in crate::cli) fn target(entry: &Value) -> String {
     let target = format!("{}{}", text(&entry["server.address"]), text(&entry["url.path"]));
     or_none(&target).to_owned()
 }
 
 /// What came from the client, and from the endpoint.
-pub(super) fn moved(entry: &Value, what: &str) -> String {
+pub(in crate::cli) fn moved(entry: &Value, what: &str) -> String {
     let amount = |direction| entry[format!("holdfast.{what}.{direction}")].as_u64();
     match (amount("to_endpoint"), amount("to_client")) {
         (Some(to_endpoint), Some(to_client)) => format!("{} / {}", short(to_endpoint as f64), short(to_client as f64)),
@@ -293,7 +302,7 @@ pub(super) fn moved(entry: &Value, what: &str) -> String {
     }
 }
 
-pub(super) fn or_none(text: &str) -> &str {
+pub(in crate::cli) fn or_none(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
 }
 
@@ -336,7 +345,7 @@ mod tests {
         let word = |causes: &[Cause]| remarkable(causes).map(str::to_owned);
         let closed = cause("closed", 900, false);
         assert_eq!(word(&[]), None);
-        assert_eq!(word(&[closed.clone()]).as_deref(), Some("closed"));
+        assert_eq!(word(std::slice::from_ref(&closed)).as_deref(), Some("closed"));
         let refused = [closed.clone(), cause("no_route", 3, true), cause("endpoint", 9, true)];
         assert_eq!(word(&refused).as_deref(), Some("no_route"));
         let gone = [
