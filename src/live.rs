@@ -242,7 +242,8 @@ pub const ORDER_HEADER: &str = "holdfast-order";
 /// Who waits for the end of a drain at once: the other containers of a pod.
 const MAX_WAITING: usize = 16;
 /// What is answered where nothing is.
-const PATHS: &str = "/ (a page), /connections, /connections/ID, /drain, /ends, /events, /history, /routes, /state, /why, /words\n";
+const PATHS: &str =
+    "/ (a page), /connections, /connections/ID, /drain, /ends, /events, /history, /routes, /state, /why, /words\n";
 
 #[cfg(test)]
 mod tests {

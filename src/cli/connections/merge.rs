@@ -259,19 +259,17 @@ mod tests {
 
     #[test]
     fn groups_of_replicas_add_up() {
-        let answers = Answers {
-            documents: vec![
-                document(
-                    "a",
-                    vec![group("chat-0", 10, 100.0, "ready"), group("chat-1", 12, 7.0, "ready")],
-                ),
-                document(
-                    "b",
-                    vec![group("chat-0", 30, 300.0, "ejected"), group("chat-2", 1, 7.0, "ready")],
-                ),
-            ],
-            failed: Vec::new(),
-        };
+        let mut answers = Answers::default();
+        answers.documents.extend([
+            document(
+                "a",
+                vec![group("chat-0", 10, 100.0, "ready"), group("chat-1", 12, 7.0, "ready")],
+            ),
+            document(
+                "b",
+                vec![group("chat-0", 30, 300.0, "ejected"), group("chat-2", 1, 7.0, "ready")],
+            ),
+        ]);
         let merged = Merged::of(&answers, 2, "age");
         assert_eq!((merged.open, merged.rows.len(), merged.others), (53, 2, [1, 1]));
         let first = &merged.rows[0];

@@ -186,14 +186,12 @@ mod tests {
 
     #[test]
     fn replicas_become_one_answer() {
-        let answers = Answers {
-            documents: vec![
-                document("a", 7, "drain", 2, "2026-01-01T00:00:09.000Z"),
-                document("b", 9, "drain", 3, "2026-01-01T00:00:10.000Z"),
-                document("c", 1, "memory", 1, "2026-01-01T00:00:08.000Z"),
-            ],
-            failed: Vec::new(),
-        };
+        let mut answers = Answers::default();
+        answers.documents.extend([
+            document("a", 7, "drain", 2, "2026-01-01T00:00:09.000Z"),
+            document("b", 9, "drain", 3, "2026-01-01T00:00:10.000Z"),
+            document("c", 1, "memory", 1, "2026-01-01T00:00:08.000Z"),
+        ]);
         let answer = Answer::of(&answers, 2);
         let on: Vec<&str> = answer.entries.iter().map(|entry| text(&entry["replica"])).collect();
         assert_eq!(on, ["b", "a"], "the newest");
