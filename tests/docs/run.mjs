@@ -8,6 +8,7 @@
 //   <!-- run by PATH: TEXT -->       that test runs it: TEXT is in it
 //   <!-- exits N -->                 its last command ends with this code
 //   <!-- file: NAME -->              it is no command: it is put into this file for the commands below
+// Whole objects in `yaml` are shown to the API server, which must take them.
 // What is shown must be what is said. "…" stands for any text, and on a line of its own for any lines. Numbers with a point, and ages
 // such as 3h12m, are not compared. Commands within sentences are run too, without being compared, with names for words in capitals;
 // `unsaid` below has those that cannot be. Every metric that a document names must exist.
@@ -19,12 +20,12 @@ const documents = ["README.md", "CONTRIBUTING.md", "charts/holdfast/README.md", 
 const languages = ["console", "sh", "yaml", "text", "promql", "nginx"];
 
 // For words in capitals in commands within sentences.
-const names = { NAMESPACE: "default", ROUTE: "chat", SERVICE: "chat", WORD: "no_route", DIR: "examples/limits" };
+const names = { NAMESPACE: "default", ROUTE: "chat", SERVICE: "chat", WORD: "no_route", URL: "wss://chat.example.com/", DIR: "examples/limits" };
 
 // Commands within sentences that are not run, and why not.
 const way = "a way to do something, named for a reason, not a command";
 const removes = "removes what the other documents need; tests/chart/cluster.sh does the like";
-const pods = "there are no nodes, so there are no pods";
+const pods = "there are no nodes here, so there are no pods; tests/e2e has them";
 const unsaid = {
   "kubectl apply -k": way,
   "helm install --take-ownership": "is run by tests/chart/cluster.sh",
@@ -36,11 +37,11 @@ const unsaid = {
   "kubectl -n holdfast-system rollout undo deployment/holdfast": "only once there was a rollout; the document says when",
   "kubectl -n NAMESPACE describe certificate": "cert-manager is not there",
   "kubectl create secret tls": way,
-  "holdfast why URL --manifests DIR": "is run with a URL in docs/troubleshooting.md",
   "holdfast ping --verbose": "the same with a URL is run in this document",
   "holdfast check --defaults FILE --effective": "is run by tests/files.rs",
   "holdfast ping --count 0 ws://localhost:8080/echo": "goes on until it is stopped; tests/cli.rs runs it",
   "holdfast --to 127.0.0.1:9000 --route NAMESPACE/NAME": "serves until it is stopped; tests/cluster/sidecar.rs runs it",
+  "holdfast drain POD": "asks a pod; tests/cluster/asking.rs runs it",
   "holdfast drain --wait": "would end the Holdfast that the other commands ask; tests/integration runs it",
 };
 
@@ -58,7 +59,7 @@ async function check(document) {
   const steps = blocks.flatMap((block) => planned(document, block));
   const said = prose(text);
   for (const command of sentences(said)) {
-    if (command in unsaid) ok(document, `\`${command}\` is not run: ${unsaid[command]}`);
+    if (command in unsaid) reasoned(`${document} ${command}`, unsaid[command]);
     else steps.push({ command: command.replace(/\b[A-Z]{3,}\b/g, (word) => names[word] ?? word), shown: null, code: 0, quoted: true });
   }
   metrics(document, text);
@@ -89,9 +90,12 @@ function fences(document, text) {
 function planned(document, { line, language, lines, mark }) {
   const where = `${document}:${line}`;
   const [, word, rest] = mark.match(/^(not run|run by|exits|file):? (.*)$/) ?? [];
+  const body = lines.join("\n");
+  if (language === "yaml" && !word && /^apiVersion:/m.test(body) && !/^kind: Kustomization$/m.test(body))
+    return [{ command: `kubectl apply --dry-run=server -f - <<'END OF FILE'\n${body}\nEND OF FILE`, shown: null, code: 0, where }];
   if (word === "file") return [{ file: rest, text: lines.map((it) => `${it}\n`).join(""), where }];
   if (language !== "console" && language !== "sh") return [];
-  if (word === "not run") return ok(where, `is not run: ${rest}`), [];
+  if (word === "not run") return reasoned(where, rest), [];
   if (word === "run by") {
     const [, path, needle] = rest.match(/^(\S+): (.*)$/) ?? [rest, rest, ""];
     if (!needle || !existsSync(path) || !readFileSync(path, "utf8").includes(needle)) fail(where, `"${needle}" is not in ${path}`);
@@ -110,6 +114,13 @@ function planned(document, { line, language, lines, mark }) {
   // A command that shows nothing is not compared.
   for (const it of commands) if (it.shown?.length === 0) it.shown = null;
   return commands;
+}
+
+// Something is not run for a reason. Tests that the reason names must be there.
+function reasoned(where, reason) {
+  const missing = [...reason.matchAll(/\b(?:tests|scripts|docs)\/[\w./]*\w/g)].map(([path]) => path).filter((path) => !existsSync(path));
+  if (missing.length) fail(where, `there is no ${missing.join(", ")}`);
+  else ok(where, `is not run: ${reason}`);
 }
 
 function prose(text) {

@@ -28,13 +28,14 @@ inside() {
   shift
   trap 'kill $(jobs -p)' EXIT
   set_up >"$log/setup" 2>&1 || { cat "$log/setup" && echo "docs: the cluster could not be set up" && exit 1; }
-  node tests/docs/run.mjs "$@"
+  # Commands that ask the replicas of an installation ask this process: there are no pods that run.
+  HOLDFAST_LIVE=127.0.0.1:9478 node tests/docs/run.mjs "$@"
 }
 
 set_up() {
   tests/chart/definitions.sh apply
   kubectl delete crd websocketroutes.holdfast.dev # the chart brings it
-  for namespace in monitoring edge web; do
+  for namespace in monitoring edge web chat; do
     kubectl create namespace "$namespace"
   done
   helm install holdfast charts/holdfast --namespace holdfast-system --create-namespace
@@ -49,7 +50,7 @@ ports: [{name: ws, port: 8080}]
 endpoints: [{addresses: [10.244.1.1]}]
 YAML
   holdfast echo --listen 10.244.1.1:8080 --quiet &
-  POD_NAMESPACE=holdfast-system POD_NAME=holdfast-0 holdfast --http 127.0.0.1:8080 --admin 127.0.0.1:9477 &
+  POD_NAMESPACE=holdfast-system POD_NAME=holdfast-0 holdfast --http 127.0.0.1:8080 --admin 127.0.0.1:9477 --drain-delay 0s --drain-window 0s &
   kubectl wait --for=condition=Programmed wsr/chat --timeout=60s
 }
 
