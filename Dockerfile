@@ -9,9 +9,10 @@ WORKDIR /src
 COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock ./
 COPY bench/Cargo.toml bench/
-RUN mkdir -p src bench/src benches \
+COPY demo/Cargo.toml demo/
+RUN mkdir -p src bench/src demo/src benches \
  && touch src/lib.rs benches/lookup.rs \
- && echo 'fn main() {}' | tee src/main.rs > bench/src/main.rs \
+ && echo 'fn main() {}' | tee src/main.rs bench/src/main.rs > demo/src/main.rs \
  && cargo build --release --locked --bin holdfast
 
 # `touch`: cargo compares times, and the stubs are newer than a checkout. `strip`: line tables are four fifths of the file;

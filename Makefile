@@ -11,7 +11,7 @@ help: ## Say what can be done
 build: ## Build target/release/holdfast
 	cargo build --release --locked
 
-demo: ## Two echo endpoints behind Holdfast on port 8080; Ctrl-C ends it
+demo: ## Live sockets in a browser through Holdfast on port 8080, and buttons; Ctrl-C ends it
 	@scripts/demo.sh
 
 cluster: ## A shell with a Kubernetes control plane of its own to play with
