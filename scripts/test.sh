@@ -43,6 +43,7 @@ tools() {
     install go golang-go && # control-plane.sh says if it is too old
     install promtool prometheus &&
     install node nodejs npm &&
+    install chromium chromium &&
     node -e 'if (parseInt(process.versions.node) < 20) throw "needs Node 20, this is " + process.version'
 }
 
@@ -86,6 +87,7 @@ step generated generated
 step chart tests/chart/run.sh
 step docs tests/docs/run.sh
 step clients tests/clients/run.sh
+step page tests/page/run.sh
 step e2e e2e
 
 echo "== all passed in $SECONDS s"

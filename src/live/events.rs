@@ -8,19 +8,23 @@
 //! | --- | --- | --- |
 //! | `state` | it has changed, and every [`BEAT`] | stage, connections, generation; a page sees by its absence that contact is lost |
 //! | `sample` | every step of the history | what happened in it, see [`history`](super::history) |
+//! | `ends` | something ended | the newest ends and refusals, as /ends has them, and whether there were more |
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use hyper::body::Bytes;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     sync::{Semaphore, mpsc},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
-use super::Live;
-use crate::web::{self, Answer};
+use super::{Live, ends::entry};
+use crate::{
+    proxy::view::{Filter, Wanted},
+    web::{self, Answer},
+};
 
 /// Who follows.
 #[derive(Debug)]
@@ -54,7 +58,7 @@ async fn tell(live: Arc<Live>, client: mpsc::Sender<Bytes>) {
             _ = looks.tick() => {}
             () = client.closed() => return,
         }
-        let news = told.news(&live);
+        let news = told.news(&live).await;
         if !news.is_empty() && !matches!(timeout(PATIENCE, client.send(news.into())).await, Ok(Ok(()))) {
             return;
         }
@@ -67,6 +71,8 @@ struct Told {
     at: Instant,
     /// The number of the last sample.
     sample: u64,
+    /// The highest number of an end.
+    end: u64,
 }
 
 impl Told {
@@ -75,10 +81,11 @@ impl Told {
             state: Value::Null,
             at: Instant::now(),
             sample: live.history.last(),
+            end: live.view.last_end(),
         }
     }
 
-    fn news(&mut self, live: &Live) -> String {
+    async fn news(&mut self, live: &Live) -> String {
         let mut out = String::new();
         let state = live.summary();
         if state != self.state || self.at.elapsed() >= BEAT {
@@ -90,7 +97,27 @@ impl Told {
             event(&mut out, "sample", &sample.json());
             self.sample = sample.number;
         }
+        if live.view.last_end() > self.end {
+            let ends = self.ends(live).await;
+            event(&mut out, "ends", &ends);
+        }
         out
+    }
+
+    /// The newest ends. In a storm it is those that matter, not a growing backlog.
+    async fn ends(&mut self, live: &Live) -> Value {
+        let wanted = Wanted {
+            after: None,
+            limit: ENDS,
+        };
+        let mut ends = live.view.ends(Filter::default(), wanted).await.of;
+        ends.entries.retain(|end| end.sequence > self.end);
+        self.end = self.end.max(ends.last);
+        json!({
+            "last": ends.last,
+            "more": ends.entries.len() >= ENDS,
+            "ends": ends.entries.iter().map(entry).collect::<Vec<_>>(),
+        })
     }
 }
 
@@ -103,6 +130,9 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// How long a client hears nothing at most.
 const BEAT: Duration = Duration::from_secs(5);
+
+/// How many ends are told at once.
+const ENDS: usize = 100;
 
 /// How long a client may not read before it is given up.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -42,6 +42,8 @@ struct Asked {
     /// In lower case; empty: everything.
     search: String,
     route: Option<ObjectName>,
+    /// Only routes that are rejected or served with a warning.
+    is_troubled: bool,
     limit: usize,
 }
 
@@ -61,6 +63,11 @@ impl Asked {
         Ok(Self {
             search: text("search").unwrap_or_default().to_lowercase(),
             route,
+            is_troubled: match text("troubled").as_deref() {
+                None | Some("false") => false,
+                Some("true") => true,
+                Some(other) => return Err(format!("troubled={other}: write true or false\n")),
+            },
             limit: limit.min(MAX_ROUTES),
         })
     }
@@ -83,7 +90,9 @@ fn document(live: &Live, asked: &Asked) -> Value {
         Some(route) => *route == judged.route.name,
         None => asked.search.is_empty() || table.texts(judged).any(|text| text.to_lowercase().contains(&asked.search)),
     };
-    let found: Vec<&Judged> = judgement.routes().iter().filter(is_asked).collect();
+    let is_clean = |judged: &&Judged| judged.verdict.is_accepted() && judged.verdict.is_clean();
+    let found = judgement.routes().iter().filter(is_asked);
+    let found: Vec<&Judged> = found.filter(|judged| !asked.is_troubled || !is_clean(judged)).collect();
     let mut view = View {
         live,
         judgement: &judgement,
@@ -432,6 +441,7 @@ mod tests {
         let all = Asked {
             search: String::new(),
             route: None,
+            is_troubled: false,
             limit: ROUTES,
         };
         assert_eq!(Asked::of(None), Ok(all));
@@ -442,6 +452,7 @@ mod tests {
             ("route=chat", "NAMESPACE/NAME"),
             ("route=a/b/c", "NAMESPACE/NAME"),
             ("limit=many", "a number"),
+            ("troubled=very", "true or false"),
         ] {
             assert!(asked(query).unwrap_err().contains(word), "{query}");
         }

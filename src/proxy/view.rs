@@ -129,6 +129,11 @@ impl View {
         }
     }
 
+    /// The highest number of an end so far. Asks nobody.
+    pub fn last_end(&self) -> u64 {
+        self.shared.sequence.last()
+    }
+
     /// The connection with this id; `None`: nobody knows it, or not any more.
     pub async fn one(&self, id: u64) -> Answer<Option<Life>> {
         let answers = self.each(|_, reply| Question::One(id, reply)).await;
