@@ -290,6 +290,7 @@ impl Echo {
                     self.messages += 1;
                     self.bytes += message.len() as u64;
                     tokio::select! {
+                        biased; // what can be sent is, and the Close comes after it
                         sent = self.socket.send(message) => if let Err(error) = sent {
                             return format!("reset: {error}");
                         },
