@@ -137,6 +137,11 @@ impl Crowd {
         self.shared.lock().clients.iter().filter(|client| client.connected).count()
     }
 
+    /// How many connections have ended since the last [`Self::take`].
+    pub fn ended(&self) -> u64 {
+        self.shared.lock().tally.ended()
+    }
+
     /// What happened since the last call.
     pub fn take(&self) -> Tally {
         let mut ledger = self.shared.lock();

@@ -12,9 +12,16 @@
     reason = "a test fails by panicking"
 )]
 
+mod application;
 #[allow(dead_code, reason = "more tests are on their way")]
 mod cluster;
+mod continuity;
+mod crowd;
 mod echo;
+#[path = "../../bench/src/failure.rs"]
+#[allow(dead_code, reason = "shared with the bench, which uses all of it")]
+mod failure;
+mod figures;
 mod install;
 #[allow(dead_code, reason = "more tests are on their way")]
 mod kubelet;
@@ -22,10 +29,13 @@ mod monitoring;
 #[allow(dead_code, reason = "more tests are on their way")]
 mod network;
 mod reach;
+#[path = "../../bench/src/record.rs"]
+mod record;
 #[allow(dead_code, reason = "more tests are on their way")]
 mod release;
 mod services;
 mod sidecar;
+mod stage;
 #[path = "../integration/support.rs"]
 #[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
 mod support;
