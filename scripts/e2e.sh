@@ -32,7 +32,7 @@ inside() {
   echo 1 >/proc/sys/net/ipv4/ip_forward
   export HOLDFAST_E2E=1
   exec "$CONTROL_PLANE" --scheduler --address "$api_server" \
-    --controller-manager-arg=--controllers=node-lifecycle-controller,pod-garbage-collector-controller \
+    --controller-manager-arg=--controllers=daemonset-controller,node-lifecycle-controller,pod-garbage-collector-controller \
     --controller-manager-arg=--node-monitor-period=1s \
     --controller-manager-arg=--node-monitor-grace-period=10s \
     -- "$@"

@@ -18,7 +18,7 @@ use futures::FutureExt as _;
 use k8s_openapi::api::core::v1 as core;
 use kube::{
     Api, Client, Config,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -33,6 +33,7 @@ use tokio::{
 use crate::{
     kubelet::{Node, Pod},
     services::Services,
+    wait::until,
 };
 
 /// A cluster with nodes.
@@ -95,10 +96,19 @@ impl Cluster {
 
     /// A namespace of this name, with `pod-security.kubernetes.io/enforce: restricted`.
     pub async fn namespace(&self, name: &str) -> Namespace<'_> {
+        self.namespace_for(name, "restricted").await
+    }
+
+    /// One whose pods may take ports of their nodes.
+    pub async fn privileged_namespace(&self, name: &str) -> Namespace<'_> {
+        self.namespace_for(name, "privileged").await
+    }
+
+    async fn namespace_for(&self, name: &str, level: &str) -> Namespace<'_> {
         let namespace = json!({
             "apiVersion": "v1",
             "kind": "Namespace",
-            "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+            "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": level}},
         });
         let namespaces: Api<core::Namespace> = Api::all(self.client().await);
         let apply = PatchParams::apply("e2e").force();
@@ -126,6 +136,11 @@ impl Cluster {
 
     pub fn nodes(&self) -> Vec<Arc<Node>> {
         self.nodes.lock().unwrap().clone()
+    }
+
+    /// The nodes that everybody's pods come to.
+    pub fn shared_nodes(&self) -> Vec<Arc<Node>> {
+        self.nodes()[..NODES].to_vec()
     }
 
     /// The node of this name.
@@ -277,15 +292,23 @@ impl Cluster {
 }
 
 impl Namespace<'_> {
-    /// Deletes it, and returns when it and everything in it is gone.
+    /// Deletes it, and returns when nothing in it runs any more.
     pub async fn delete(self) {
+        self.empty().await;
         let namespaces: Api<core::Namespace> = Api::all(self.cluster.client().await);
         namespaces.delete(&self.name, &DeleteParams::default()).await.unwrap();
-        crate::wait::until(&format!("the namespace {} is gone", self.name), async || {
-            match namespaces.get_opt(&self.name).await.unwrap() {
-                None => Ok(()),
-                Some(namespace) => Err(namespace.status),
-            }
+    }
+
+    /// Ends everything that runs in it. Before a namespace is deleted: whose controller, once it has found pods that end, looks again after
+    /// half of their grace period only.
+    pub async fn empty(&self) {
+        let kinds = "deployments,daemonsets,jobs,pods";
+        let all = ["-n", &self.name, "delete", kinds, "--all", "--wait=false"];
+        self.cluster.kubectl(&all).await;
+        let pods: Api<core::Pod> = Api::namespaced(self.cluster.client().await, &self.name);
+        until(&format!("nothing runs in {}", self.name), async || {
+            let left = pods.list(&ListParams::default()).await.unwrap().items;
+            if left.is_empty() { Ok(()) } else { Err(left.len()) }
         })
         .await;
     }

@@ -1,5 +1,9 @@
 //! An application that sends back what it is sent, as users would write it.
 
+use std::net::SocketAddr;
+
+use tokio::net::TcpStream;
+
 use crate::{
     cluster::Cluster,
     release::Release,
@@ -23,9 +27,17 @@ pub async fn start(cluster: &Cluster, release: &Release<'_>) {
 /// # Errors
 /// Nobody is ready, or the answer is not 101.
 pub async fn open(release: &Release<'_>) -> Result<Peer, String> {
-    let address = release.pick().ok_or("nobody is ready")?;
+    open_by(release.pick().ok_or("nobody is ready")?, &release.namespace).await
+}
+
+/// The same through this address, to the application of this namespace.
+///
+/// # Errors
+/// Nobody listens there, or the answer is not 101.
+pub async fn open_by(address: SocketAddr, namespace: &str) -> Result<Peer, String> {
+    drop(TcpStream::connect(address).await.map_err(|error| error.to_string())?);
     let mut peer = Peer::connect(address).await;
-    peer.write(handshake_with(&host(&release.namespace), "/", "")).await;
+    peer.write(handshake_with(&host(namespace), "/", "")).await;
     let head = peer.head().await;
     if head.starts_with("HTTP/1.1 101 ") {
         Ok(peer)

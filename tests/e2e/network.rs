@@ -13,7 +13,14 @@ use std::{
 };
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use tokio::{io::AsyncWriteExt, net::TcpStream, process::Command, sync::oneshot};
+use tokio::{
+    io::{AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    process::Command,
+    sync::oneshot,
+    task::JoinSet,
+    time::sleep,
+};
 
 /// Where names of Services are looked up.
 pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
@@ -112,6 +119,33 @@ pub async fn connect_inside(pid: u32, to: SocketAddr) -> io::Result<TcpStream> {
     });
     let socket = socket.await.map_err(io::Error::other)?;
     TcpStream::from_std(socket?)
+}
+
+/// Leads connections to one address on to another, for as long as this is awaited. Waits while somebody else has the address.
+pub async fn lead(from: SocketAddr, to: SocketAddr) {
+    let listener = loop {
+        match TcpListener::bind(from).await {
+            Ok(listener) => break listener,
+            Err(_) => sleep(Duration::from_millis(50)).await,
+        }
+    };
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                if let Ok((socket, _)) = accepted {
+                    connections.spawn(relay(socket, to));
+                }
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Connects to an address, and passes on what comes from either side.
+pub async fn relay(mut socket: TcpStream, to: SocketAddr) -> io::Result<()> {
+    let mut other = TcpStream::connect(to).await?;
+    copy_bidirectional(&mut socket, &mut other).await.map(drop)
 }
 
 /// Runs a line of `ip` each in this network.

@@ -14,13 +14,18 @@ pub struct Release<'a> {
 }
 
 impl<'a> Release<'a> {
+    /// One that is there already.
+    pub fn of(cluster: &'a Cluster, namespace: &str) -> Self {
+        Self {
+            cluster,
+            namespace: namespace.to_owned(),
+        }
+    }
+
     /// Installs it with these values (`--set`), above those of [`QUICK`], and returns when it is ready. What begins with `--` is a flag
     /// of Helm's instead.
     pub async fn install(cluster: &'a Cluster, namespace: &str, values: &[&str]) -> Self {
-        let release = Self {
-            cluster,
-            namespace: namespace.to_owned(),
-        };
+        let release = Self::of(cluster, namespace);
         release.run(&["install"], values).await;
         release
     }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
 };
@@ -10,13 +9,12 @@ use std::{
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener, UdpSocket},
     task::JoinSet,
 };
 
 use crate::{
-    network::DNS,
+    network::{DNS, relay},
     watching::{Change, follow},
 };
 
@@ -185,11 +183,6 @@ impl Services {
         let service = known.services.get(&(namespace.to_owned(), name.to_owned()))?;
         service.spec.as_ref()?.cluster_ip.as_ref()?.parse().ok()
     }
-}
-
-async fn relay(mut socket: TcpStream, endpoint: SocketAddr) -> io::Result<()> {
-    let mut other = TcpStream::connect(endpoint).await?;
-    copy_bidirectional(&mut socket, &mut other).await.map(drop)
 }
 
 /// The addresses that a Service has in the cluster. A Service without endpoints of its own has nobody to lead to.

@@ -25,6 +25,7 @@ use super::{
     place::Place,
     status, volumes,
 };
+use crate::network::lead;
 
 /// A pod that is bound to this node.
 pub struct Pod {
@@ -196,6 +197,9 @@ impl Pod {
             self.containers()[0].log().event(&why);
         })
         .await;
+        for (of_node, of_pod) in host_ports(&self.object) {
+            tasks.spawn(lead((place.node_ip, of_node).into(), (place.ip, of_pod).into()));
+        }
         let client = self.client.clone();
         tasks.spawn(async move { volumes::keep(&place, &client).await });
         for container in self.containers().iter().filter(|container| container.kind != Kind::App) {
@@ -342,6 +346,15 @@ impl Pod {
             }
         }
     }
+}
+
+/// The ports of its node that a pod takes, and its own that they lead to.
+fn host_ports(pod: &core::Pod) -> Vec<(u16, u16)> {
+    let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
+    let ports = containers.iter().flat_map(|container| container.ports.iter().flatten());
+    let pair =
+        |port: &core::ContainerPort| Some((u16::try_from(port.host_port?).ok()?, u16::try_from(port.container_port).ok()?));
+    ports.filter_map(pair).collect()
 }
 
 /// Before a question to an API server that did not answer.
