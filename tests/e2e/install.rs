@@ -131,7 +131,7 @@ fn what_kubectl_applies_runs_too() {
         })
         .await;
         namespace.empty().await;
-        cluster.kubectl(&["delete", "-k", folder]).await;
+        cluster.kubectl(&["delete", "--ignore-not-found", "-k", folder]).await;
         cluster.define().await;
     });
 }

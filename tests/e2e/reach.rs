@@ -38,6 +38,10 @@ fn commands_reach_every_replica_from_a_laptop() {
         let mut client = Peer::connect((pod.place().unwrap().ip, 8080).into()).await;
         client.write(handshake_with(&echo::host("reach"), "/", "")).await;
         assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+        let open = cluster
+            .says(cluster.holdfast(&["connections", "--route", "reach/echo", "-n", "reach"]))
+            .await;
+        assert!(open.contains("2/2 replicas"), "{open}");
         let told = tokio::spawn(async move {
             let frame = client.frame().await;
             client.close(1000).await;
@@ -50,6 +54,13 @@ fn commands_reach_every_replica_from_a_laptop() {
         assert_eq!(told.await.unwrap(), (CLOSE, 1012));
         let said = cluster.says(cluster.holdfast(&status)).await;
         assert!(said.contains(&format!("{} serves", names[1])), "{said}");
+        let ends = cluster
+            .says(cluster.holdfast(&["ends", "--cause", "drain", "-n", "reach"]))
+            .await;
+        assert!(
+            ends.contains("reach/echo") && ends.contains("1012") && ends.contains("2/2 replicas"),
+            "{ends}"
+        );
 
         // Inside a pod, it is that pod's own that is asked.
         let inside = pod
