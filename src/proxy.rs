@@ -24,6 +24,7 @@ pub mod look;
 pub mod metrics;
 pub mod recent;
 pub mod record;
+mod roll;
 mod select;
 mod slot;
 mod socket;

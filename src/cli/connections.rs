@@ -59,7 +59,7 @@ pub fn run(args: &Args, color: ColorChoice) -> ExitCode {
 }
 
 async fn connections(args: &Args, color: ColorChoice) -> Result<u8, Failure> {
-    let replicas = Replicas::find(&args.reach).await?;
+    let mut replicas = Replicas::find(&args.reach).await?;
     let screen = Screen::stdout(color);
     if let Some(id) = &args.explain {
         return explain(&replicas, id, args.output, &screen).await;
@@ -68,20 +68,35 @@ async fn connections(args: &Args, color: ColorChoice) -> Result<u8, Failure> {
         print(&look(args, &replicas, &screen).await?)?;
         return Ok(0);
     }
+    watch(args, &mut replicas, &screen).await
+}
+
+/// Looks again and again until it is interrupted. Replicas may come and go meanwhile.
+async fn watch(args: &Args, replicas: &mut Replicas, screen: &Screen) -> Result<u8, Failure> {
     let mut interrupts = Interrupts::listen()?;
-    let mut page = Page::begin()?;
-    loop {
-        tokio::select! {
-            () = interrupts.next() => return Ok(0),
-            shown = look(args, &replicas, &screen) => page.show(&shown?)?,
+    let mut page: Option<Page> = None;
+    for turn in 1_u32.. {
+        let shown = tokio::select! {
+            () = interrupts.next() => break,
+            shown = look(args, replicas, screen) => shown,
+        };
+        let is_well = shown.is_ok();
+        match (shown, &mut page) {
+            (Ok(text), Some(page)) => page.show(&text)?,
+            (Ok(text), None) => page.insert(Page::begin()?).show(&text)?,
+            (Err(failure), Some(page)) if !failure.text.is_empty() => page.show(&format!("{}\n", failure.text))?,
+            (Err(failure), _) => return Err(failure), // nobody there from the first, or nobody reads
+        }
+        if !is_well || turn.is_multiple_of(FIND_EVERY) {
+            replicas.find_again(&args.reach).await;
         }
         // Groups have taken their interval to be counted.
         tokio::select! {
-            () = interrupts.next() => return Ok(0),
-            () = sleep(args.interval), if args.list => {}
-            () = sleep(LEAST), if !args.list => {}
+            () = interrupts.next() => break,
+            () = sleep(if args.list || !is_well { args.interval } else { LEAST }) => {}
         }
     }
+    Ok(0)
 }
 
 /// One answer, as it is shown.
@@ -154,6 +169,8 @@ fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// After how many looks new replicas are looked for.
+const FIND_EVERY: u32 = 10;
 const LEAST: Duration = Duration::from_millis(100);
 /// Less than one replica may take for its answer.
 const MOST: Duration = Duration::from_secs(4);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::cli::live::{Reach, Replicas};
-use crate::cli::output::{ColorChoice, Format, Screen, document, print};
+use crate::cli::output::{ColorChoice, Format, Screen, document, error, print};
 use crate::cli::{Failure, Interrupts, block_on, duration};
 
 use answer::Answer;
@@ -119,13 +119,13 @@ pub fn run(args: &Args, color: ColorChoice) -> ExitCode {
 }
 
 async fn ends(args: &Args, color: ColorChoice) -> Result<u8, Failure> {
-    let replicas = Replicas::find(&args.reach).await?;
+    let mut replicas = Replicas::find(&args.reach).await?;
     let screen = Screen::stdout(color);
     if let Some(id) = &args.explain {
         return explain(&replicas, id, args.output, &screen).await;
     }
     if args.watch {
-        return follow(args, &replicas, &screen).await;
+        return follow(args, &mut replicas, &screen).await;
     }
     let answer = Answer::of(&replicas.get(&question(args, None)).await?, usize::from(args.limit));
     let text = match document(args.output, &answer.document())? {
@@ -136,38 +136,61 @@ async fn ends(args: &Args, color: ColorChoice) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Shows what has ended, and each end as it comes, until it is interrupted.
-async fn follow(args: &Args, replicas: &Replicas, screen: &Screen) -> Result<u8, Failure> {
+/// Shows what has ended, and each end as it comes, until it is interrupted. Replicas may come and go meanwhile.
+async fn follow(args: &Args, replicas: &mut Replicas, screen: &Screen) -> Result<u8, Failure> {
     let mut interrupts = Interrupts::listen()?;
     let mut lines = text::Lines::new(args.output == Format::Wide);
     let mut cursor: Option<String> = None;
     let mut told = String::new();
-    loop {
-        let answers = replicas.get(&question(args, cursor.as_deref())).await?;
-        let limit = usize::from(args.limit);
-        let mut answer = Answer::of(&answers, if cursor.is_some() { usize::MAX } else { limit });
-        answer.entries.reverse(); // in their order
-        match args.output {
-            Format::Table | Format::Wide => print(&lines.render(&answer, screen))?,
-            Format::Json => print(&answer.entries.iter().map(|entry| format!("{entry}\n")).collect::<String>())?,
-            Format::Yaml => {
-                for entry in &answer.entries {
-                    print(&format!("---\n{}", document(Format::Yaml, entry)?.unwrap_or_default()))?;
-                }
+    for look in 0_u32.. {
+        let limit = if cursor.is_some() {
+            usize::MAX
+        } else {
+            usize::from(args.limit)
+        };
+        let asked = replicas.get(&question(args, cursor.as_deref())).await;
+        let (is_behind, trouble) = match asked {
+            Ok(answers) => {
+                let mut answer = Answer::of(&answers, limit);
+                answer.entries.reverse(); // in their order
+                show(&answer, args.output, &mut lines, screen)?;
+                cursor = Some(answer.cursor(cursor.as_deref()));
+                let trouble = if answer.failed.is_empty() {
+                    String::new()
+                } else {
+                    answer.closing
+                };
+                (answer.is_behind, trouble)
             }
+            Err(failure) if look == 0 => return Err(failure),
+            Err(failure) => (false, failure.text),
+        };
+        if trouble != told && !trouble.is_empty() {
+            error(ColorChoice::Auto, &trouble);
         }
-        if answer.closing != told && !answer.failed.is_empty() {
-            crate::cli::output::error(ColorChoice::Auto, &answer.closing);
+        told = trouble;
+        if !told.is_empty() || look % FIND_EVERY == FIND_EVERY - 1 {
+            replicas.find_again(&args.reach).await;
         }
-        told.clone_from(&answer.closing);
-        let is_behind = answer.is_behind;
-        cursor = Some(answer.cursor(cursor.as_deref()));
         tokio::select! {
-            () = interrupts.next() => return Ok(0),
-            () = sleep(LOOK), if !is_behind => {}
-            () = std::future::ready(()), if is_behind => {}
+            () = interrupts.next() => break,
+            () = sleep(if is_behind { Duration::ZERO } else { LOOK }) => {}
         }
     }
+    Ok(0)
+}
+
+fn show(answer: &Answer, format: Format, lines: &mut text::Lines, screen: &Screen) -> Result<(), Failure> {
+    match format {
+        Format::Table | Format::Wide => print(&lines.render(answer, screen))?,
+        Format::Json => print(&answer.entries.iter().map(|entry| format!("{entry}\n")).collect::<String>())?,
+        Format::Yaml => {
+            for entry in &answer.entries {
+                print(&format!("---\n{}", document(Format::Yaml, entry)?.unwrap_or_default()))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// `cursor`: up to where each replica has told its ends already.
@@ -193,3 +216,5 @@ fn question(args: &Args, cursor: Option<&str>) -> String {
 
 /// How often `--watch` asks.
 const LOOK: Duration = Duration::from_secs(1);
+/// After how many looks new replicas are looked for.
+const FIND_EVERY: u32 = 10;

@@ -154,6 +154,21 @@ impl Replicas {
         }
     }
 
+    /// Looks who is there now, for a command that goes on while pods come and go. Who was known keeps its connection; where nobody
+    /// can be found, those that were known stay.
+    pub(super) async fn find_again(&mut self, reach: &Reach) {
+        if self.scope != Scope::Cluster {
+            return;
+        }
+        let Ok(mut found) = Self::find(reach).await else { return };
+        for replica in &mut found.replicas {
+            if let Some(known) = self.replicas.iter_mut().find(|known| known.name == replica.name) {
+                std::mem::swap(replica, known);
+            }
+        }
+        *self = found;
+    }
+
     /// The one in this pod of a cluster, also from within another pod.
     pub(super) async fn in_pod(reach: &Reach, pod: &str) -> Result<Self, Failure> {
         match reach.resolve(Surroundings::look(), true)? {

@@ -19,6 +19,7 @@ use super::{
     end::Cause,
     limits::Limit,
     metrics::RuleMetrics,
+    roll::Placed,
     tls,
 };
 use crate::routing::{Rule, endpoint::Held, limits::Place, route::Heartbeat};
@@ -39,7 +40,7 @@ pub struct Slot {
     /// Set once the tunnel is ending: when its patience ends.
     pub deadline: Cell<Option<Tick>>,
     /// Where the worker's list has it.
-    pub index: Cell<u32>,
+    place: Cell<u32>,
     waker: RefCell<Option<Waker>>,
     orders: Cell<Orders>,
 }
@@ -152,7 +153,7 @@ impl Slot {
             endpoint: leg(),
             seen: Cell::new(false),
             deadline: Cell::new(None),
-            index: Cell::new(0),
+            place: Cell::new(0),
             waker: RefCell::new(None),
             orders: Cell::new(Orders::default()),
         }
@@ -298,6 +299,12 @@ impl Slot {
     /// A fixed number of this tunnel's own, evenly spread over all tunnels.
     fn spread(&self) -> u32 {
         (self.of.id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
+    }
+}
+
+impl Placed for Slot {
+    fn place(&self) -> &Cell<u32> {
+        &self.place
     }
 }
 

@@ -66,7 +66,7 @@ struct Seen {
 /// Judges the tunnels of one slice; returns how many of them do not move.
 fn look(worker: &Worker, now: Tick, slice: u32) -> Seen {
     let mut seen = Seen::default();
-    worker.each_in(slice, PER_SECOND, |slot| {
+    worker.slots.each_in(slice, PER_SECOND, |slot| {
         seen.stalled += u64::from(slot.stalled().is_some());
         seen.delayed += u64::from(slot.is_delayed());
         slot.judge(now);
@@ -85,7 +85,7 @@ struct Pace {
 impl Pace {
     fn start(worker: &Worker, now: Tick) -> Self {
         let mut slots = Vec::with_capacity(worker.tunnels());
-        worker.each(|slot| slots.push(Rc::clone(slot)));
+        worker.slots.each(|slot| slots.push(Rc::clone(slot)));
         slots.sort_by_key(|slot| (slot.last_message.get(), slot.of.id));
         Self {
             total: slots.len(),
@@ -99,7 +99,7 @@ impl Pace {
         let elapsed = now.since(self.started).min(window);
         if elapsed == window {
             // Those too whose handshake was under way when the drain began.
-            worker.each(|slot| slot.end(Cause::Drain));
+            worker.slots.each(|slot| slot.end(Cause::Drain));
         }
         let due = match window {
             0 => self.total,

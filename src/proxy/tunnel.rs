@@ -125,7 +125,7 @@ impl Drop for Tunnel {
         for side in [&mut self.client, &mut self.endpoint] {
             self.worker.unqueue(side.abandon());
         }
-        self.worker.delist(&self.slot);
+        self.worker.slots.remove(&self.slot);
         self.worker.shared.recorder.ended(
             &self.worker,
             &self.slot,

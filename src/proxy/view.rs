@@ -237,8 +237,8 @@ async fn one(worker: &Worker, id: u64, is_over: impl Fn() -> bool) -> Option<Lif
 
 /// Calls `look` for every open tunnel of a worker, in slices. Each that is open all the while is met once.
 async fn each_tunnel(worker: &Worker, is_over: impl Fn() -> bool, mut look: impl FnMut(&Slot)) {
-    worker.begin_walk();
-    while !is_over() && worker.walk(SLICE, |slot| look(slot)) {
+    worker.slots.begin_walk();
+    while !is_over() && worker.slots.walk(SLICE, |slot| look(slot)) {
         tokio::task::yield_now().await;
     }
 }

@@ -18,6 +18,7 @@ use super::{
     fallback::{Complaints, Pool},
     frame::MAX_CONTROL_FRAME,
     recent::Recent,
+    roll::Roll,
     slot::{Opened, Slot},
     tls,
 };
@@ -57,9 +58,8 @@ pub struct Worker {
     pub complaints: Complaints,
     /// What ended here lately.
     pub recent: Recent,
-    slots: RefCell<Vec<Rc<Slot>>>,
-    /// How many slots, from the first, the walk that is under way has passed.
-    walked: Cell<usize>,
+    /// Its tunnels.
+    pub slots: Roll<Slot>,
     entropy: RefCell<Entropy>,
     next_id: Cell<u64>,
 }
@@ -80,8 +80,7 @@ impl Worker {
             pool: Pool::default(),
             complaints: Complaints::default(),
             recent: Recent::new(shared.settings.recent_ends.div_ceil(shared.workers.max(1))),
-            slots: RefCell::default(),
-            walked: Cell::new(0),
+            slots: Roll::default(),
             entropy: RefCell::default(),
             next_id: Cell::new(0),
             shared,
@@ -99,80 +98,19 @@ impl Worker {
     /// Puts a tunnel on the list that the sweep walks.
     pub fn enlist(&self, opened: Opened) -> Rc<Slot> {
         let slot = Rc::new(Slot::new(opened, self.clock.now()));
-        let mut slots = self.slots.borrow_mut();
-        slot.index.set(slots.len() as u32);
-        slots.push(Rc::clone(&slot));
+        self.slots.add(&slot);
         slot
-    }
-
-    /// Takes a tunnel off the list.
-    pub fn delist(&self, slot: &Slot) {
-        let mut slots = self.slots.borrow_mut();
-        let mut index = slot.index.get() as usize;
-        if slots.get(index).is_some_and(|listed| listed.of.id == slot.of.id) {
-            if index < self.walked.get() {
-                // The gap is closed by one that has been passed too, so that the walk misses none and meets none twice.
-                let last_passed = self.walked.get() - 1;
-                slots.swap(index, last_passed);
-                slots[index].index.set(index as u32);
-                self.walked.set(last_passed);
-                index = last_passed;
-            }
-            slots.swap_remove(index);
-            if let Some(moved) = slots.get(index) {
-                moved.index.set(index as u32);
-            }
-        }
-        if slots.capacity() > 4 * slots.len().max(256) {
-            let len = slots.len();
-            slots.shrink_to(2 * len);
-        }
     }
 
     /// The tunnels that are open now.
     pub fn tunnels(&self) -> usize {
-        self.slots.borrow().len()
+        self.slots.len()
     }
 
     /// Whether nothing is left to wait for: no tunnel, and no connection on which a request may be under way. On any worker: the
     /// end of one would close its listener, and reset whoever is in its queue.
     pub fn is_drained(&self) -> bool {
         self.tunnels() == 0 && self.shared.metrics.connections() == 0
-    }
-
-    /// Calls `look` for every tunnel.
-    pub fn each(&self, mut look: impl FnMut(&Rc<Slot>)) {
-        for slot in self.slots.borrow().iter() {
-            look(slot);
-        }
-    }
-
-    /// Begins a walk over all tunnels, in steps between which other tasks run. There is one walk at a time: a new one ends the
-    /// one before.
-    pub fn begin_walk(&self) {
-        self.walked.set(0);
-    }
-
-    /// Calls `look` for the next tunnels, `most` of them; false: there are none left. Each that is open during the whole walk is
-    /// met exactly once, however many come and go meanwhile.
-    pub fn walk(&self, most: usize, mut look: impl FnMut(&Rc<Slot>)) -> bool {
-        let slots = self.slots.borrow();
-        let from = self.walked.get().min(slots.len());
-        let to = slots.len().min(from + most);
-        slots[from..to].iter().for_each(&mut look);
-        self.walked.set(to);
-        if to == slots.len() {
-            self.walked.set(0); // nobody has to keep places for it any more
-            return false;
-        }
-        true
-    }
-
-    /// Calls `look` for every tunnel of one slice of the list out of `slices`.
-    pub fn each_in(&self, slice: u32, slices: u32, mut look: impl FnMut(&Rc<Slot>)) {
-        for slot in self.slots.borrow().iter().skip(slice as usize).step_by(slices as usize) {
-            look(slot);
-        }
     }
 
     /// Notes that `more` bytes are queued, and rings for help beyond the budget.
@@ -195,12 +133,9 @@ impl Worker {
         if excess == 0 {
             return;
         }
-        let mut stalled: Vec<_> = self
-            .slots
-            .borrow()
-            .iter()
-            .filter_map(|slot| Some((slot.stalled()?, Rc::clone(slot))))
-            .collect();
+        let mut stalled = Vec::new();
+        self.slots
+            .each(|slot| stalled.extend(slot.stalled().map(|since| (since, Rc::clone(slot)))));
         stalled.sort_by_key(|(since, slot)| (*since, slot.of.id));
         for (_, slot) in stalled {
             if excess == 0 {
