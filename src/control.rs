@@ -42,7 +42,7 @@ use tokio::{
 };
 
 pub use build::{Built, build};
-pub use cluster::{Access, AccessError, Cluster};
+pub use cluster::{Access, AccessError, Cluster, ListError, Listing, list};
 pub use index::{Change, Index, Settings};
 pub use judged::{Judged, Judgement, Judgements};
 pub use lease::{InvalidTiming, Timing};

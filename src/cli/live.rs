@@ -110,6 +110,18 @@ impl Reach {
         }
     }
 
+    /// The cluster that is meant, whether or not a process is.
+    pub(super) fn cluster(&self) -> Result<Access, Failure> {
+        let reach = Self {
+            live: None,
+            ..self.clone()
+        };
+        match reach.resolve(Surroundings::look(), true)? {
+            Whom::Cluster(access) => Ok(access),
+            Whom::Process(_) | Whom::Pod(_) => Err(Failure::usage("name a cluster with --kubeconfig")),
+        }
+    }
+
     fn names_cluster(&self) -> bool {
         self.namespace.is_some() || self.selector.is_some() || self.kubeconfig.is_some() || self.context.is_some()
     }

@@ -2,6 +2,7 @@
 //! into events for the index. Never waits for the API server with anything that is already known.
 
 mod access;
+mod list;
 mod read;
 mod view;
 
@@ -15,6 +16,7 @@ use tokio::{
 };
 
 pub use access::{Access, AccessError};
+pub use list::{ListError, Listing, list};
 pub(super) use read::{Read, RouteState};
 use view::View;
 
@@ -73,6 +75,20 @@ impl Collection {
         let namespace = namespace.map_or_else(String::new, |namespace| format!("namespaces/{namespace}/"));
         let path = |version: &&str| format!("{version}/{namespace}{}", self.plural);
         self.versions.iter().map(path).collect()
+    }
+
+    /// The objects in one namespace, or in all, to be followed.
+    fn target(&self, client: &Client, namespace: Option<&str>, relist: Duration) -> Target {
+        Target {
+            client: client.clone(),
+            again: Arc::default(),
+            paths: self.paths(namespace),
+            optional: self.optional,
+            may_be_forbidden: self.may_be_forbidden,
+            label_selector: self.label_selector.map(str::to_owned),
+            field_selector: self.field_selector.map(str::to_owned),
+            relist,
+        }
     }
 }
 
@@ -269,20 +285,10 @@ fn follow_all(
         let Some(collection) = COLLECTIONS.iter().find(|collection| collection.kind == scope.kind) else {
             continue;
         };
-        let again = Arc::<Notify>::default();
+        let target = collection.target(client, scope.namespace.as_deref(), cluster.relist);
         if scope.kind == ObjectKind::Secret {
-            secrets.push(Arc::clone(&again));
+            secrets.push(Arc::clone(&target.again));
         }
-        let target = Target {
-            client: client.clone(),
-            again,
-            paths: collection.paths(scope.namespace.as_deref()),
-            optional: collection.optional,
-            may_be_forbidden: collection.may_be_forbidden,
-            label_selector: collection.label_selector.map(str::to_owned),
-            field_selector: collection.field_selector.map(str::to_owned),
-            relist: cluster.relist,
-        };
         let (kind, class) = (scope.kind, Arc::clone(class));
         let read = move |object| read::read(kind, &class, object);
         let wrap = move |news| Message::Cluster(scope.clone(), Box::new(news));

@@ -14,6 +14,7 @@
 )]
 
 mod account;
+mod answers;
 mod asking;
 mod backend_tls;
 mod challenges;

@@ -27,6 +27,8 @@ pub(super) struct Report {
     pub(super) warnings: usize,
     /// Objects by kind, and what was left out: `2 Services`.
     pub(super) counts: Vec<String>,
+    /// What could not be looked at.
+    pub(super) notes: Vec<String>,
 }
 
 /// What became of one route.
@@ -34,6 +36,8 @@ pub(super) struct Report {
 pub(super) struct RouteReport {
     pub(super) name: ObjectName,
     pub(super) tone: Tone,
+    /// It is not of the files: it is told of because they change what becomes of it.
+    pub(super) of_cluster: bool,
     /// What it serves, if it does.
     pub(super) serves: String,
     pub(super) conditions: Vec<Condition>,
@@ -83,18 +87,21 @@ impl Report {
         }
         let rules = offline.rules();
         let mut routes: Vec<RouteReport> = Vec::new();
-        for route in offline.index.routes() {
+        let is_told = |name: &ObjectName| !offline.is_of_cluster(name) || offline.is_changed(name);
+        for route in offline.index.routes().filter(|route| is_told(&route.name)) {
             let Some(verdict) = offline.verdict(&route.name) else {
                 continue;
             };
             let rules = rules.get(&route.name).map(Vec::as_slice).unwrap_or_default();
-            routes.push(RouteReport::of(
+            let mut told = RouteReport::of(
                 route,
                 verdict,
                 rules,
                 &offline.index.settings().defaults,
                 refused.remove(&route.name).unwrap_or_default(),
-            ));
+            );
+            told.of_cluster = offline.is_of_cluster(&route.name);
+            routes.push(told);
         }
         routes.extend(refused.into_iter().map(|(name, remarks)| RouteReport::refused(name, remarks)));
         routes.sort_by(|a, b| a.name.cmp(&b.name));
@@ -103,7 +110,8 @@ impl Report {
         Self {
             rejected: of_tone(Tone::Bad) + others.len(),
             warnings: of_tone(Tone::Warning),
-            counts: counts(offline, class, routes.len()),
+            counts: counts(offline, class, routes.iter().filter(|route| !route.of_cluster).count()),
+            notes: Vec::new(),
             routes,
             others,
         }
@@ -124,6 +132,7 @@ impl Report {
             })).collect::<Vec<_>>(),
             "rejected": self.rejected,
             "warnings": self.warnings,
+            "notes": self.notes,
         })
     }
 }
@@ -142,6 +151,7 @@ impl RouteReport {
         Self {
             name: route.name.clone(),
             tone,
+            of_cluster: false,
             serves: serves(&route.spec),
             conditions: verdict.conditions(),
             refused,
@@ -155,6 +165,7 @@ impl RouteReport {
         Self {
             name,
             tone: Tone::Bad,
+            of_cluster: false,
             serves: String::new(),
             conditions: Vec::new(),
             refused,
@@ -175,6 +186,7 @@ impl RouteReport {
             "holdfast.route.namespace": &*self.name.namespace,
             "holdfast.route.name": &*self.name.name,
             "accepted": self.tone != Tone::Bad,
+            "of_cluster": self.of_cluster,
             "conditions": self.conditions.iter().map(|condition| json!({
                 "type": condition.kind,
                 "status": if condition.status { "True" } else { "False" },
@@ -360,6 +372,10 @@ fn counts(offline: &Offline, class: &str, routes: usize) -> Vec<String> {
     match foreign.count() {
         0 => {}
         count => counts.push(format!("{} of another class", counted(count, "route"))),
+    }
+    match offline.routes_beside() {
+        0 => {}
+        count => counts.push(format!("{} of the cluster", counted(count, "route"))),
     }
     match offline.manifests.skipped {
         0 => {}

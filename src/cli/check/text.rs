@@ -18,9 +18,15 @@ pub(super) fn render(report: &Report, screen: &Screen, with_values: bool) -> Str
     }
     for entry in &report.routes {
         route(&mut out, entry, width, screen);
+        if entry.of_cluster {
+            let _ = writeln!(out, "{INDENT}it is in the cluster, and the files change what becomes of it");
+        }
         if with_values {
             values(&mut out, entry, screen);
         }
+    }
+    for note in &report.notes {
+        let _ = writeln!(out, "{}  {note}", screen.mark(Tone::Warning));
     }
     let bad = match (report.rejected, report.warnings) {
         (0, 0) => "all accepted".to_owned(),
