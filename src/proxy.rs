@@ -5,6 +5,7 @@
 
 mod admission;
 mod answer;
+mod body;
 mod client;
 mod clock;
 mod connection;

@@ -260,6 +260,7 @@ impl Scene {
                 .await;
             assert_eq!(client.answer().await.status, status);
         }
+        self.break_answers_off().await;
         assert_eq!(ask(self.holdfast.http, handshake("/nowhere", MORE)).await.status, 404);
         self.come_with_tls().await;
         self.fail_twice().await;
@@ -324,6 +325,22 @@ impl Scene {
             if last != 101 {
                 assert_eq!(client.answer().await.status, last);
             }
+        }
+    }
+
+    /// Answers of which the endpoint sends less than it says.
+    async fn break_answers_off(&self) {
+        for request in [
+            handshake("/chat", MORE),
+            format!("GET /chat HTTP/1.1\r\nHost: test\r\n{MORE}\r\n"),
+        ] {
+            let mut client = Peer::connect(self.holdfast.http).await;
+            client.write(request).await;
+            let mut endpoint = self.server.connection().await;
+            endpoint.head().await;
+            endpoint.write("HTTP/1.1 403 X\r\nContent-Length: 9\r\n\r\nless").await;
+            drop(endpoint);
+            client.ending().await;
         }
     }
 

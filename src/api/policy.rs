@@ -243,8 +243,8 @@ pub struct Timeouts {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<Duration>,
 
-    /// How long a side may accept not one byte of what waits for it; then the connection ends. 0s: no limit.
-    /// Default: 60s.
+    /// How long a side may accept not one byte of what waits for it, the answer to a plain request included; then the connection
+    /// ends. 0s: no limit. Default: 60s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub send: Option<Duration>,
 

@@ -2,15 +2,19 @@
 
 use std::{net::SocketAddr, rc::Rc, time::Duration};
 
-use bytes::{BufMut, BytesMut};
+use bytes::{Buf, BytesMut};
 use http::{HeaderValue, header, request};
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 
 use super::{
     Admitted, answer, client,
     error::Reason,
-    fallback::{self, Next},
-    head::{self, Head, NoHead},
+    fallback,
+    head::{self, NoHead},
     headers::{self, Forwarded, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID},
     record::Attempt,
     stream::Stream,
@@ -42,11 +46,12 @@ pub enum Arrival {
     },
 }
 
-/// Serves a connection until it has become a tunnel or has ended.
+/// Serves a connection until it has become a tunnel or has ended. Plain requests may come one after the other, and a handshake
+/// behind them; each head is read by the same rules.
 pub async fn serve(worker: Rc<Worker>, mut socket: TcpStream, peer: SocketAddr, is_secure: bool, admitted: Admitted) {
     let deadline = Instant::now() + HEAD_TIME;
-    let mut buffer = BytesMut::new();
-    let mut origin = match origin(&worker, &mut socket, &mut buffer, peer, deadline).await {
+    let mut early = BytesMut::new();
+    let mut origin = match origin(&worker, &mut socket, &mut early, peer, deadline).await {
         Ok(origin) => origin,
         Err(reason) => {
             Attempt::new(&worker, peer, peer).refused(reason);
@@ -56,55 +61,62 @@ pub async fn serve(worker: Rc<Worker>, mut socket: TcpStream, peer: SocketAddr, 
             return Box::pin(answer::refuse(Stream::Plain(socket), reason, None, None)).await;
         }
     };
-    let (mut socket, deadline) = if is_secure {
-        match Box::pin(secure(&worker, socket, &mut buffer, &mut origin, deadline)).await {
+    let (socket, mut deadline) = if is_secure {
+        match Box::pin(secure(&worker, socket, &mut early, &mut origin, deadline)).await {
             Some(socket) => (socket, Instant::now() + HEAD_TIME),
             None => return,
         }
     } else {
         (Stream::Plain(socket), deadline)
     };
-    let head = match head::read(&mut socket, &mut buffer, deadline).await {
-        Ok(head) => head,
-        Err(NoHead::Nothing) => return,
-        Err(NoHead::Gone) => return drop(Attempt::new(&worker, origin.peer, origin.source)),
-        Err(NoHead::Refused(reason)) => {
-            if client::is_proxy_header(&buffer) {
-                worker.shared.untrusted.proxy_header(&worker.shared, origin.peer);
-            }
-            let reason = if is_client_hello(&buffer) {
-                Reason::TlsOnPlainPort
-            } else {
-                reason
-            };
-            Attempt::new(&worker, origin.peer, origin.source).refused(reason);
-            return Box::pin(answer::refuse(socket, reason, None, None)).await;
+    let mut client = Client { socket, early, admitted };
+    loop {
+        let head = match head::read(&mut client.socket, &mut client.early, deadline).await {
+            Ok(head) => head,
+            Err(none) => return Box::pin(no_head(&worker, &origin, client.socket, &client.early, none)).await,
+        };
+        if upgrade::classify(&head.parts) == Kind::Handshake {
+            return upgrade_to_tunnel(&worker, &origin, client, Box::new(head.parts)).await;
         }
-    };
-    let client = Client {
-        socket,
-        early: buffer,
-        admitted,
-    };
-    match upgrade::classify(&head.parts) {
-        Kind::Handshake => upgrade_to_tunnel(&worker, &origin, client, Box::new(head.parts)).await,
-        Kind::Plain => Box::pin(plain(worker, origin, client, head)).await,
+        client = match Box::pin(fallback::serve(&worker, &origin, client, head)).await {
+            Some(client) => client,
+            None => return,
+        };
+        if !another_comes(&worker, &mut client).await {
+            return Box::pin(answer::linger(client.socket)).await;
+        }
+        deadline = Instant::now() + HEAD_TIME;
     }
 }
 
-/// Requests that are no handshakes, until one is.
-async fn plain(worker: Rc<Worker>, origin: Origin, client: Client, head: Head) {
-    let mut prefix = BytesMut::with_capacity(head.raw.len() + client.early.len());
-    prefix.put_slice(&head.raw);
-    prefix.put_slice(&client.early);
-    drop(head);
-    let admitted = client.admitted;
-    match fallback::serve(&worker, origin.clone(), client.socket, prefix.freeze(), admitted.is_over()).await {
-        Next::Ended => {}
-        Next::Handshake { socket, early, parts } => {
-            let client = Client { socket, early, admitted };
-            upgrade_to_tunnel(&worker, &origin, client, parts).await;
-        }
+/// Tells the client why its request could not be read, if there is somebody to be told.
+async fn no_head(worker: &Rc<Worker>, origin: &Origin, socket: Stream, said: &[u8], none: NoHead) {
+    let reason = match none {
+        NoHead::Nothing => return,
+        NoHead::Gone => return drop(Attempt::new(worker, origin.peer, origin.source)),
+        NoHead::Refused(_) if is_client_hello(said) && origin.arrival == Arrival::Plain => Reason::TlsOnPlainPort,
+        NoHead::Refused(reason) => reason,
+    };
+    if client::is_proxy_header(said) {
+        worker.shared.untrusted.proxy_header(&worker.shared, origin.peer);
+    }
+    Attempt::new(worker, origin.peer, origin.source).refused(reason);
+    answer::refuse(socket, reason, None, None).await;
+}
+
+/// Waits for the first byte of another request, without a buffer. False: the connection has had its last one.
+async fn another_comes(worker: &Worker, client: &mut Client) -> bool {
+    while client.early.starts_with(b"\r\n") {
+        client.early.advance(2); // what old clients send behind a body is no beginning of a head (RFC 9112, section 2.2)
+    }
+    if !client.early.is_empty() {
+        return true;
+    }
+    client.early = BytesMut::new();
+    let mut drain = worker.shared.drain.clone();
+    tokio::select! {
+        () = drain.closing() => false,
+        read = timeout(KEEP_ALIVE, client.socket.read_buf(&mut client.early)) => matches!(read, Ok(Ok(1..))),
     }
 }
 
@@ -182,25 +194,17 @@ async fn secure(
 
 /// Tells a client that speaks HTTP without TLS where it takes TLS that it does, or sends it to the same place with TLS.
 async fn lost(worker: &Rc<Worker>, socket: TcpStream, said: &[u8], origin: &Origin, deadline: Instant) {
-    let shared = &worker.shared;
     let mut socket = Stream::Plain(socket);
     let mut buffer = BytesMut::from(said);
     let head = match head::read(&mut socket, &mut buffer, deadline).await {
         Ok(head) => head,
-        Err(NoHead::Nothing | NoHead::Gone) => return drop(Attempt::new(worker, origin.peer, origin.source)),
-        Err(NoHead::Refused(reason)) => {
-            if client::is_proxy_header(&buffer) {
-                shared.untrusted.proxy_header(shared, origin.peer);
-            }
-            Attempt::new(worker, origin.peer, origin.source).refused(reason);
-            return answer::refuse(socket, reason, None, None).await;
-        }
+        Err(none) => return no_head(worker, origin, socket, &buffer, none).await,
     };
     let (mut attempt, _) = describe(worker, origin, &head.parts);
     attempt.is_handshake = upgrade::classify(&head.parts) == Kind::Handshake;
     let scheme = if attempt.is_handshake { "wss" } else { "https" };
     // Whoever takes TLS off in front of here would be sent round in circles.
-    let may_redirect = shared.settings.https_redirect && !head.parts.headers.contains_key(X_FORWARDED_PROTO);
+    let may_redirect = worker.shared.settings.https_redirect && !head.parts.headers.contains_key(X_FORWARDED_PROTO);
     let location = answer::same_port(scheme, &head.parts).filter(|_| may_redirect);
     let reason = match location {
         Some(_) => Reason::RedirectedToHttps,
@@ -269,8 +273,11 @@ fn made_request_id(id: u64) -> HeaderValue {
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("")) // hexadecimal digits always are a value
 }
 
-/// How long a connection may take to send a request's head.
+/// How long a connection may take to send a request's head, from its beginning; of a later one, from its first byte.
 const HEAD_TIME: Duration = Duration::from_secs(10);
+
+/// How long a connection without a request is kept.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 #[cfg(test)]
 mod tests {

@@ -1,165 +1,98 @@
 //! Plain HTTP/1.1 on the same routes: long polling, health pages, what comes before an upgrade.
 //!
-//! hyper speaks here, on both sides. A connection on which a handshake comes after plain requests is handed back.
+//! hyper speaks here, on both sides, for one request at a time: `connection` reads each head and gets the connection back behind
+//! the answer. So one set of rules says what a head may be, and a connection that waits for a request holds nothing of hyper.
 
+mod exchange;
 mod files;
-mod io;
+mod gate;
 mod pool;
 mod respond;
 
-use std::{
-    cell::{Cell, RefCell},
-    convert::Infallible,
-    future::{Future, pending, poll_fn},
-    net::SocketAddr,
-    pin::Pin,
-    rc::Rc,
-    task::Poll,
-    time::Duration,
-};
+use std::{cell::RefCell, convert::Infallible, future::poll_fn, net::SocketAddr, pin::Pin, rc::Rc, task::Poll, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Request, Response, Uri, Version, header, request};
 use http_body_util::{Either, Full};
-use hyper::{body::Incoming, server::conn::http1, service::Service};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
 use super::{
-    answer,
+    answer, body,
     connection::{Origin, describe},
     error::Reason,
     filter, guard,
-    head::{self, MAX_FIELDS, MAX_HEAD},
+    head::{Head, MAX_FIELDS, MAX_HEAD},
     headers, limits,
     record::Attempt,
     select,
-    stream::Stream,
-    upgrade::{self, Kind},
+    upgrade::Client,
     worker::Worker,
 };
 use crate::routing::{endpoint::Held, fallback::Fallback};
+use exchange::{Cut, Exchange, Told};
 pub use files::Complaints;
-use io::Prefixed;
+use gate::Gate;
 pub use pool::Pool;
-
-/// What became of a connection.
-#[derive(Debug)]
-pub enum Next {
-    Ended,
-    /// A handshake came.
-    Handshake {
-        socket: Stream,
-        early: BytesMut,
-        parts: Box<request::Parts>,
-    },
-}
 
 /// The endpoint's, our own, or a file's.
 type Body = Either<Incoming, Either<Full<Bytes>, files::Body>>;
 
-/// Serves requests on a connection until it ends or one of them is a handshake. `prefix` was read from it before.
-pub async fn serve(worker: &Rc<Worker>, origin: Origin, socket: Stream, prefix: Bytes, overload: bool) -> Next {
-    let unsent = Rc::new(Cell::new(false));
-    let requests = Requests {
-        worker: Rc::clone(worker),
-        origin: origin.clone(),
-        overload,
-        handshake: Rc::default(),
-    };
-    let handshake = Rc::clone(&requests.handshake);
+/// Serves one request. The connection comes back if it can have another; else it has been ended in order.
+pub async fn serve(worker: &Rc<Worker>, origin: &Origin, client: Client, head: Head) -> Option<Client> {
+    let Client { socket, early, admitted } = client;
+    let overload = admitted.is_over();
+    let exchange = Rc::new(Exchange::default());
+    let body = body::Body::of_request(&head.parts);
+    let gate = Gate::new(socket, head.raw, body, early, Rc::clone(&exchange));
+    // Served is the head as it was read here, whatever hyper makes of it.
+    let parts = RefCell::new(Some(head.parts));
+    let service = service_fn(|request: Request<Incoming>| {
+        let (exchange, (as_hyper_reads_it, body)) = (&exchange, request.into_parts());
+        let parts = parts.take().unwrap_or(as_hyper_reads_it);
+        Box::pin(async move { Ok::<_, Infallible>(answer_plain(worker, origin, overload, parts, body, exchange).await) })
+    });
     let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(KEEP_ALIVE)
+        .header_read_timeout(None) // the head is there
         .max_headers(MAX_FIELDS)
         .max_buf_size(MAX_HEAD) // it bounds heads as much as buffers
-        .serve_connection(TokioIo::new(Prefixed::new(socket, prefix, Rc::clone(&unsent))), requests);
+        .serve_connection(TokioIo::new(gate), service);
     let mut drain = worker.shared.drain.clone();
     let mut closing = std::pin::pin!(drain.closing());
     // A request that comes after a drain began is refused, which ends the connection too.
     let mut shutting_down = worker.shared.drain.is_closing();
-    let parts = poll_fn(|cx| {
-        if !shutting_down && closing.as_mut().poll(cx).is_ready() {
-            shutting_down = true;
-            Pin::new(&mut connection).graceful_shutdown();
-        }
-        if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
-            if let Err(error) = result {
-                note_error(worker, &origin, &error);
+    let mut begun = false;
+    let ended = poll_fn(|cx| {
+        loop {
+            // Not before hyper has seen the request: it would end without an answer.
+            if begun && !shutting_down && closing.as_mut().poll(cx).is_ready() {
+                shutting_down = true;
+                Pin::new(&mut connection).graceful_shutdown();
             }
-            return Poll::Ready(None);
-        }
-        // Answers to the requests before it go out first.
-        if unsent.get() {
-            Poll::Pending
-        } else {
-            handshake.take().map_or(Poll::Pending, |parts| Poll::Ready(Some(parts)))
+            if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
+                return Poll::Ready(Some(result));
+            }
+            if exchange.is_over() && !shutting_down {
+                return Poll::Ready(None);
+            }
+            if exchange.was_cut() == Some(Cut::ClientGone) {
+                return Poll::Ready(Some(Ok(()))); // in the middle of its request: nobody is to be answered
+            }
+            if begun {
+                return Poll::Pending;
+            }
+            begun = true;
         }
     })
     .await;
-    let hyper = connection.into_parts();
-    let (socket, prefix) = hyper.io.into_inner().into_parts();
-    match parts {
-        None => {
-            drop(prefix);
-            answer::linger(socket).await;
-            Next::Ended
-        }
-        Some(parts) => {
-            let mut early = BytesMut::from(&hyper.read_buf[..]);
-            early.extend_from_slice(&prefix);
-            Next::Handshake {
-                socket,
-                early,
-                parts: Box::new(parts),
-            }
-        }
+    exchange.finish(matches!(ended, Some(Err(_))));
+    let (socket, early) = connection.into_parts().io.into_inner().into_parts();
+    if ended.is_none() {
+        return Some(Client { socket, early, admitted });
     }
-}
-
-/// hyper has answered what it could not read; only the record is left to do.
-fn note_error(worker: &Rc<Worker>, origin: &Origin, error: &hyper::Error) {
-    let reason = match error {
-        error if error.is_parse_too_large() => Reason::HeadersTooLarge,
-        error if error.is_parse() => Reason::MalformedRequest,
-        _ => return, // the client left, or was silent on a kept connection
-    };
-    Attempt::new(worker, origin.peer, origin.source).refused(reason);
-}
-
-/// The service of one connection.
-struct Requests {
-    worker: Rc<Worker>,
-    origin: Origin,
-    overload: bool,
-    handshake: Rc<Take>,
-}
-
-/// Holds a handshake until the connection can be handed back.
-#[derive(Default)]
-struct Take(RefCell<Option<request::Parts>>);
-
-impl Take {
-    fn take(&self) -> Option<request::Parts> {
-        self.0.borrow_mut().take()
-    }
-}
-
-impl Service<Request<Incoming>> for Requests {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (parts, body) = request.into_parts();
-        if upgrade::classify(&parts) == Kind::Handshake && head::check(&parts).is_ok() {
-            *self.handshake.0.borrow_mut() = Some(parts);
-            return Box::pin(pending());
-        }
-        let worker = Rc::clone(&self.worker);
-        let (origin, overload) = (self.origin.clone(), self.overload);
-        Box::pin(async move { Ok(answer_plain(&worker, &origin, overload, parts, body).await) })
-    }
+    answer::linger(socket).await;
+    None
 }
 
 /// Answers one plain request: by an endpoint, by what the rule says, or by a refusal.
@@ -169,28 +102,29 @@ async fn answer_plain(
     overload: bool,
     parts: request::Parts,
     body: Incoming,
-) -> Response<Body> {
+    exchange: &Rc<Exchange>,
+) -> Response<Told> {
     let (mut attempt, forwarded) = describe(worker, origin, &parts);
     attempt.is_handshake = false;
     let may_redirect = worker.shared.settings.https_redirect;
     let location = may_redirect.then(|| answer::location("https", &parts)).flatten();
-    let refused = |attempt: Attempt, reason: Reason| {
-        let rule = attempt.refused(reason);
-        let mut response = answer::response(reason, location, rule.as_deref());
-        let connection = answer::connection(response.headers());
-        response
-            .headers_mut()
-            .insert(header::CONNECTION, header::HeaderValue::from_static(connection));
-        response.map(own)
-    };
-    match forward(worker, overload, parts, body, &forwarded, &mut attempt).await {
-        Err(reason) => refused(attempt, reason),
+    let response = match forward(worker, overload, parts, body, &forwarded, &mut attempt, exchange).await {
         Ok(Answered { response, by }) => {
-            let by = by.as_ref().map(|(endpoint, address)| (endpoint, *address));
-            attempt.passed(response.status().as_u16(), by);
+            exchange.answered(attempt, response.status().as_u16(), by);
             response
         }
-    }
+        Err(reason) => {
+            let reason = exchange.reason(reason);
+            let rule = attempt.refused(reason);
+            let mut response = answer::response(reason, location, rule.as_deref());
+            let connection = answer::connection(response.headers());
+            response
+                .headers_mut()
+                .insert(header::CONNECTION, header::HeaderValue::from_static(connection));
+            response.map(own)
+        }
+    };
+    response.map(|body| Told::new(body, exchange))
 }
 
 /// An answer that is no refusal.
@@ -211,9 +145,10 @@ async fn forward(
     body: Incoming,
     forwarded: &headers::Forwarded,
     attempt: &mut Attempt,
+    exchange: &Exchange,
 ) -> Result<Answered, Reason> {
-    head::check(&parts)?;
     let found = select::find(worker, &parts, forwarded, attempt)?;
+    exchange.send.set(found.rule.timeouts.send);
     let redirect = filter::redirect(&found, &parts, forwarded);
     match (worker.shared.drain.is_closing(), overload) {
         (true, _) => return Err(Reason::Draining),
@@ -229,13 +164,8 @@ async fn forward(
         (Some((redirect, location)), _) => Some(respond::redirect(redirect, &location)?.map(own)),
         (None, Fallback::Respond(respond)) => Some(respond::respond(respond).map(own)),
         (None, Fallback::Static(files)) => {
-            let asked = files::Asked {
-                parts: &parts,
-                path: &found.path,
-                matched: &found.matched_path,
-            };
             let root = worker.shared.settings.static_root.as_deref();
-            let response = files::serve(root, files, &asked, &worker.complaints).await?;
+            let response = files::serve(root, files, &found, &parts, &worker.complaints).await?;
             Some(response.map(|body| Either::Right(Either::Right(body))))
         }
         (None, Fallback::Backend | Fallback::Reject) => None,
@@ -264,9 +194,6 @@ async fn forward(
         by: Some((endpoint, address)),
     })
 }
-
-/// How long a connection without a request is kept.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// How long an endpoint may take to begin its answer: more than any usual interval of long polling.
 const ANSWER_TIME: Duration = Duration::from_secs(120);

@@ -131,6 +131,8 @@ pub struct Attempt {
     pub attempts: u8,
     /// What the dials of endpoints have taken.
     pub dialling: Duration,
+    /// The word for why an answer that is not ours broke off.
+    pub cut: Option<&'static str>,
     /// The page that the handshake comes from, where it is a foreign one.
     origin: Option<Box<str>>,
     /// Whether a proxy in front pings the client.
@@ -159,6 +161,7 @@ impl Attempt {
             would_be_refused_by: None,
             attempts: 0,
             dialling: Duration::ZERO,
+            cut: None,
             origin: None,
             client_is_pinged: false,
             rule: None,
@@ -203,7 +206,8 @@ impl Attempt {
         self.rule.take().map(|(rule, _)| rule)
     }
 
-    /// The answer is no 101 and no refusal of ours: the endpoint's, or to a plain request what its rule says.
+    /// The answer is no 101 and no refusal of ours: the endpoint's, or to a plain request what its rule says. Called when it is
+    /// over, so that the record can say whether it was complete.
     pub fn passed(mut self, status: u16, by: Option<(&Held, SocketAddr)>) {
         self.answered = true;
         if self.is_handshake {
@@ -221,6 +225,9 @@ impl Attempt {
             line.number("http.response.status_code", "status", status);
             if self.is_handshake {
                 line.word("error.type", "reason", "endpoint");
+            }
+            if let Some(cut) = self.cut {
+                line.word("holdfast.answer.cut", "cut", cut);
             }
         });
     }

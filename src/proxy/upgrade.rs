@@ -4,7 +4,7 @@ mod check;
 mod relay_answer;
 mod retry;
 
-use std::{rc::Rc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use http::{HeaderMap, StatusCode, header, request};
@@ -68,12 +68,23 @@ pub async fn serve(
         Ok((dialled, answer)) if answer.status == StatusCode::SWITCHING_PROTOCOLS => {
             begin(worker, client, chosen, dialled, answer, &handshake, attempt).await;
         }
-        Ok((dialled, answer)) => {
-            attempt.passed(answer.status.as_u16(), Some((&dialled.endpoint, dialled.address)));
-            Box::pin(relay_answer::pass(client.socket, dialled.socket, answer, |headers| {
-                chosen.finish_answer(&dialled.endpoint, headers);
-            }))
+        Ok((mut dialled, answer)) => {
+            let (status, send) = (answer.status.as_u16(), chosen.rule.timeouts.send);
+            let endpoint = Arc::clone(&dialled.endpoint);
+            let finish = |headers: &mut HeaderMap| chosen.finish_answer(&endpoint, headers);
+            let passed = Box::pin(relay_answer::pass(
+                &mut client.socket,
+                &mut dialled.socket,
+                answer,
+                send,
+                finish,
+            ))
             .await;
+            attempt.cut = passed.err();
+            attempt.passed(status, Some((&dialled.endpoint, dialled.address)));
+            if passed.is_ok() {
+                Box::pin(answer::linger(client.socket)).await;
+            }
         }
         Err(reason) => {
             let rule = attempt.refused(reason);

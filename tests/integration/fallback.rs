@@ -341,7 +341,59 @@ async fn an_answer_that_breaks_off_does_not_look_complete() {
         drop(endpoint);
         client.ending().await;
         assert!(!client.unread().ends_with(b"0\r\n\r\n"), "{head}");
+        assert_eq!(gateway.record("answered").await["holdfast.answer.cut"], "endpoint_gone");
     }
+}
+
+/// A client that asked for more than the sockets on the way hold, and reads nothing; and its endpoint, which sends.
+async fn asked_for_much(gateway: &Gateway, server: &Server, request: String, head: &str) -> (Peer, Peer) {
+    let mut client = Peer::connect(gateway.address).await;
+    client.write(request).await;
+    let mut endpoint = server.connection().await;
+    endpoint.head().await;
+    endpoint.write(format!("{head}\r\nContent-Length: 100000000\r\n\r\n")).await;
+    endpoint.fill(&[b'x'; 64 * 1024]).await;
+    (client, endpoint)
+}
+
+#[tokio::test]
+async fn a_client_that_stops_reading_its_answer_is_left_in_time() {
+    let server = Server::start().await;
+    let rule = RuleBuilder::to(&[server.address]).change(|rule| rule.timeouts.send = Duration::from_secs(2));
+    let gateway = Gateway::start(rule.build());
+    for (request, head, event) in [
+        (get("/much"), "HTTP/1.1 200 OK", "answered"),
+        (handshake("/much", ""), "HTTP/1.1 403 Forbidden", "refused"),
+    ] {
+        let (_client, mut endpoint) = asked_for_much(&gateway, &server, request, head).await;
+        let answered = gateway.record(event).await;
+        assert_eq!(answered["holdfast.answer.cut"], "client_stalled", "{head}");
+        endpoint.ending().await;
+    }
+    gateway
+        .wait_for_metric("holdfast_worker_connections_active", &[], |open| open == 0.0)
+        .await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_its_answer_is_noted_and_one_that_reads_slowly_is_not() {
+    let server = Server::start().await;
+    let rule = RuleBuilder::to(&[server.address]).change(|rule| rule.timeouts.send = Duration::from_secs(2));
+    let gateway = Gateway::start(rule.build());
+    let head = "HTTP/1.1 200 OK";
+    let (client, mut endpoint) = asked_for_much(&gateway, &server, get("/much"), head).await;
+    drop(client);
+    assert_eq!(gateway.record("answered").await["holdfast.answer.cut"], "client_gone");
+    endpoint.ending().await;
+
+    let (mut client, mut endpoint) = asked_for_much(&gateway, &server, get("/much"), head).await;
+    client.head().await;
+    let started = std::time::Instant::now();
+    while started.elapsed() < Duration::from_secs(5) {
+        client.bytes(4_000_000).await; // less would not yet make room at the other end
+        endpoint.fill(&[b'x'; 64 * 1024]).await;
+    }
+    assert!(gateway.records("answered").is_empty(), "it is slow, not stalled");
 }
 
 #[tokio::test]

@@ -346,7 +346,9 @@ async fn a_rule_may_write_its_answer_down() {
         head.starts_with("HTTP/1.1 418 ") && head.contains("content-length: 15\r\n"),
         "{head}"
     );
-    assert_eq!(gateway.metric("holdfast_fallback_requests_total", &["code=\"418\""]), 3.0);
+    gateway
+        .wait_for_metric("holdfast_fallback_requests_total", &["code=\"418\""], |count| count == 3.0)
+        .await;
     client.write(handshake("/", "")).await;
     let (mut endpoint, _) = server.accept().await;
     assert!(client.head().await.starts_with("HTTP/1.1 101 "));

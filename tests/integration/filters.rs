@@ -241,7 +241,9 @@ async fn plain_requests_are_redirected_and_handshakes_are_not() {
         assert_eq!(record["http.response.status_code"], 308);
         assert_eq!(record["holdfast.rule.name"], "rule");
     }
-    assert_eq!(gateway.metric("holdfast_fallback_requests_total", &["code=\"308\""]), 2.0);
+    gateway
+        .wait_for_metric("holdfast_fallback_requests_total", &["code=\"308\""], |count| count == 2.0)
+        .await;
     client.write(handshake("/", "")).await;
     let (mut endpoint, _) = server.accept().await;
     assert!(client.head().await.starts_with("HTTP/1.1 101 "));

@@ -15,6 +15,11 @@ use tokio::{
     time::timeout,
 };
 
+use holdfast::routing::{
+    fallback::{Fallback, Respond},
+    table::RuleSpec,
+};
+
 use crate::{
     support::{
         ACCEPT, Ending, Gateway, KEY, PATIENCE, Peer, RuleBuilder, Server, TEXT, ask, frame, handshake, handshake_with,
@@ -22,6 +27,52 @@ use crate::{
     },
     tls_client::{self, made},
 };
+
+/// How a connection comes to the request that is meant.
+#[derive(Clone, Copy, Debug)]
+enum Come {
+    First,
+    /// Behind one that was answered.
+    Later,
+    /// In one piece with one that is answered before it.
+    Pipelined,
+}
+
+const WAYS: [Come; 3] = [Come::First, Come::Later, Come::Pipelined];
+
+impl Come {
+    /// A rule of which plain requests are answered here, so that no endpoint is asked before the request that is meant.
+    fn rule(server: &Server) -> Vec<RuleSpec> {
+        let page = Respond {
+            status: http::StatusCode::OK,
+            headers: http::HeaderMap::new(),
+            body: "page".into(),
+        };
+        RuleBuilder::to(&[server.address])
+            .change(|rule| rule.fallback = Fallback::Respond(Box::new(page)))
+            .build()
+    }
+
+    /// A client that has sent it.
+    async fn send(self, gateway: &Gateway, request: &str) -> Peer {
+        let mut client = Peer::connect(gateway.address).await;
+        let page = "GET /page HTTP/1.1\r\nHost: test\r\n\r\n";
+        match self {
+            Self::First => {}
+            Self::Later => {
+                client.write(page).await;
+                assert_eq!(client.answer().await.text(), "page");
+            }
+            Self::Pipelined => {
+                client.write(format!("{page}{request}")).await;
+                assert_eq!(client.answer().await.text(), "page");
+                return client;
+            }
+        }
+        client.write(request).await;
+        client
+    }
+}
 
 async fn start() -> (Server, Gateway) {
     let server = Server::start().await;
@@ -38,7 +89,8 @@ fn changed(from: &str, to: &str) -> String {
 
 #[tokio::test]
 async fn what_two_readers_could_read_differently_is_refused_and_reaches_nobody() {
-    let (server, gateway) = start().await;
+    let server = Server::start().await;
+    let gateway = Gateway::start(Come::rule(&server));
     let post = |fields: &str, body: &str| format!("POST / HTTP/1.1\r\nHost: test\r\n{fields}\r\n{body}");
     let get = |target: &str, fields: &str| format!("GET {target} HTTP/1.1\r\nHost: test\r\n{fields}\r\n");
     let upgrade =
@@ -119,14 +171,16 @@ async fn what_two_readers_could_read_differently_is_refused_and_reaches_nobody()
         get("/../admin", &upgrade),
         get("/%", &upgrade),
     ] {
-        let mut client = Peer::connect(gateway.address).await;
-        client.write(&request).await;
-        let answer = client.answer().await;
-        assert_eq!(answer.status, 400, "{request:?}: {}", answer.head);
-        assert_eq!(answer.reason(), Some("malformed_request"), "{request:?}");
-        client.shut_down().await;
-        assert_eq!(client.ending().await, Ending::InOrder, "{request:?}");
-        assert!(client.unread().is_empty(), "{request:?}: a second answer");
+        for way in WAYS {
+            let mut client = way.send(&gateway, &request).await;
+            let answer = client.answer().await;
+            assert_eq!(answer.status, 400, "{way:?} {request:?}: {}", answer.head);
+            assert_eq!(answer.reason(), Some("malformed_request"), "{way:?} {request:?}");
+            client.shut_down().await;
+            assert_eq!(client.ending().await, Ending::InOrder, "{way:?} {request:?}");
+            assert!(client.unread().is_empty(), "{way:?} {request:?}: a second answer");
+            assert_eq!(gateway.record("refused").await["error.type"], "malformed_request");
+        }
     }
     assert_eq!(server.dialled(), 0);
 }
@@ -284,6 +338,96 @@ async fn a_request_behind_an_accepted_upgrade_is_no_request() {
 }
 
 #[tokio::test]
+async fn a_body_ends_where_its_head_says_and_what_is_in_it_is_no_request() {
+    let (server, gateway) = start().await;
+    let inner = "GET /internal HTTP/1.1\r\nHost: test\r\n\r\n";
+    let (first, second) = inner.split_at(20);
+    let length = inner.len();
+    let by_length = format!("POST /up HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n{inner}");
+    let chunked = format!(
+        "POST /up HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n{:x};x=y\r\n{first}\r\n{:X}\r\n{second}\r\n\
+         0\r\nX-Trailer: 1\r\n\r\n",
+        first.len(),
+        second.len()
+    );
+    for request in [by_length, chunked] {
+        // However it is cut, the handshake behind it is read as one.
+        let all = format!("{request}{}", handshake("/behind", ""));
+        for cut in [
+            0,
+            30,
+            request.len() - 40,
+            request.len() - 3,
+            request.len() - 1,
+            request.len(),
+            request.len() + 9,
+        ] {
+            let mut client = Peer::connect(gateway.address).await;
+            client.write(&all[..cut]).await;
+            let rest = all[cut..].to_owned();
+            let sending = tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(20)).await; // so that the rest comes on its own
+                client.write(rest).await;
+                client
+            });
+            let mut endpoint = server.connection().await;
+            let asked = endpoint.head().await;
+            assert!(asked.starts_with("POST /up HTTP/1.1\r\n"), "{asked}");
+            let body = match header_values(&asked, "content-length")[..] {
+                [] => endpoint.chunks().await,
+                _ => endpoint.bytes(length).await,
+            };
+            assert_eq!(String::from_utf8_lossy(&body), inner, "cut at {cut}");
+            let mut client = sending.await.unwrap();
+            endpoint
+                .write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\ndone")
+                .await;
+            assert_eq!(client.answer().await.text(), "done");
+            let (_endpoint, asked) = server.accept().await;
+            assert!(asked.starts_with("GET /behind HTTP/1.1\r\n"), "{asked}");
+            assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+        }
+    }
+}
+
+#[tokio::test]
+async fn chunks_that_could_end_at_two_places_end_the_request() {
+    let (server, gateway) = start().await;
+    for chunks in [
+        "5\nhello\r\n0\r\n\r\n",
+        "5;a\nhello\r\n0\r\n\r\n",
+        "5\r\nhello0\r\n\r\n",
+        "0\r\n\n",
+        "0\r\nX: a\nY: b\r\n\r\n",
+        "FFFFFFFFFFFFFFFFF\r\n",
+        "-1\r\n",
+    ] {
+        let mut client = Peer::connect(gateway.address).await;
+        let head = "POST /up HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let second = "GET /internal HTTP/1.1\r\nHost: test\r\n\r\n";
+        client.write(format!("{head}{chunks}{second}")).await;
+        let answer = client.answer().await;
+        assert_eq!(
+            (answer.status, answer.reason()),
+            (400, Some("malformed_request")),
+            "{chunks:?}: {}",
+            answer.head
+        );
+        assert_eq!(client.ending().await, Ending::InOrder, "{chunks:?}");
+        assert!(client.unread().is_empty(), "{chunks:?}");
+        assert_eq!(gateway.record("refused").await["error.type"], "malformed_request");
+        // The endpoint has been left in the middle of the request.
+        let mut endpoint = server.connection().await;
+        endpoint.ending().await;
+        let got = String::from_utf8_lossy(endpoint.unread());
+        assert!(
+            !got.contains("/internal") && !got.contains("\r\n0\r\n\r\n"),
+            "{chunks:?}: {got}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn frames_sent_before_the_answer_arrive_behind_it_in_their_order() {
     let (server, gateway) = start().await;
     let mut client = Peer::connect(gateway.address).await;
@@ -304,7 +448,8 @@ async fn frames_sent_before_the_answer_arrive_behind_it_in_their_order() {
 
 #[tokio::test]
 async fn heads_are_bounded_in_bytes_and_fields_and_no_sooner() {
-    let (server, gateway) = start().await;
+    let server = Server::start().await;
+    let gateway = Gateway::start(Come::rule(&server));
     let sized = |len: usize| {
         let missing = len - handshake("/", "X: \r\n").len();
         handshake("/", &format!("X: {}\r\n", "x".repeat(missing)))
@@ -312,10 +457,15 @@ async fn heads_are_bounded_in_bytes_and_fields_and_no_sooner() {
     let fields_of_its_own = handshake("/", "").matches("\r\n").count() - 2;
     let many = |count: usize| handshake("/", &"A: b\r\n".repeat(count - fields_of_its_own));
     for request in [sized(32 * 1024), many(100)] {
-        let mut client = Peer::connect(gateway.address).await;
-        client.write(&request).await;
-        server.accept().await;
-        assert!(client.head().await.starts_with("HTTP/1.1 101 "), "{} bytes", request.len());
+        for way in WAYS {
+            let mut client = way.send(&gateway, &request).await;
+            server.accept().await;
+            assert!(
+                client.head().await.starts_with("HTTP/1.1 101 "),
+                "{way:?} {} bytes",
+                request.len()
+            );
+        }
     }
     let dialled = server.dialled();
     for request in [
@@ -327,13 +477,15 @@ async fn heads_are_bounded_in_bytes_and_fields_and_no_sooner() {
         format!("GET / HTTP/1.1\r\nHost: test\r\n{}: a\r\n\r\n", "X".repeat(40_000)),
         format!("GET / HTTP/1.1\r\nHost: test\r\nCookie: {}", "c".repeat(64 << 10)),
     ] {
-        let answer = ask(gateway.address, &request).await;
-        assert_eq!(
-            (answer.status, answer.reason()),
-            (431, Some("headers_too_large")),
-            "{} bytes",
-            request.len()
-        );
+        for way in WAYS {
+            let answer = way.send(&gateway, &request).await.answer().await;
+            assert_eq!(
+                (answer.status, answer.reason()),
+                (431, Some("headers_too_large")),
+                "{way:?} {} bytes",
+                request.len()
+            );
+        }
     }
     assert_eq!(server.dialled(), dialled);
 }
@@ -357,7 +509,18 @@ async fn slow_heads_and_slow_tls_end_in_time_and_cost_others_nothing() {
     let (mut client, mut endpoint) = tunnel(&gateway, &server).await;
     let started = Instant::now();
     let endless = handshake("/", &format!("X: {}", "x".repeat(1000)));
-    let slow_plain = join_all((0..50).map(|_| async { trickle(Peer::connect(gateway.address).await, &endless).await }));
+    let page = Gateway::start(Come::rule(&server));
+    let slow_plain = join_all((0..50).map(|number| {
+        let way = WAYS[number % WAYS.len()];
+        let (gateway, endless) = (if number % 2 == 0 { &gateway } else { &page }, &endless);
+        async move {
+            let client = match number % 2 {
+                0 => Peer::connect(gateway.address).await,
+                _ => way.send(gateway, "G").await,
+            };
+            trickle(client, endless).await
+        }
+    }));
     // A ClientHello that announces more than ever comes.
     let hello: String = "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}"
         .chars()

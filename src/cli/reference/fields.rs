@@ -27,7 +27,7 @@ const fn field(json: &'static str, text: &'static str, events: &'static str, mea
 }
 
 /// All of them, in the order in which a line has them. Of two that share a name in text, the text has both in one.
-pub const FIELDS: [Field; 48] = [
+pub const FIELDS: [Field; 49] = [
     field("timestamp", "", EVERY, "RFC 3339, UTC, milliseconds. Text begins with it."),
     field("level", "", EVERY, "INFO."),
     field(
@@ -139,6 +139,13 @@ pub const FIELDS: [Field; 48] = [
         "reason",
         "refused",
         "The reason; endpoint: the answer was the endpoint's own.",
+    ),
+    field(
+        "holdfast.answer.cut",
+        "cut",
+        "refused, answered",
+        "Why an answer that was not ours broke off: client_gone, client_stalled (timeouts.send), endpoint_gone or another reason \
+         or cause.",
     ),
     field("error.type", "", ENDED, "The cause, when something failed."),
     field(

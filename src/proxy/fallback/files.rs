@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tower_http::services::fs::{ServeDir, ServeFileSystemResponseBody};
 
 use crate::{
-    proxy::error::Reason,
+    proxy::{error::Reason, select::FoundRule},
     routing::{
         fallback::StaticFiles,
         filter::{below, with_query},
@@ -26,16 +26,6 @@ use beneath::Beneath;
 /// A file's bytes, or a line of text.
 pub type Body = Either<ServeFileSystemResponseBody, Full<Bytes>>;
 
-/// What a client asked for.
-#[derive(Debug)]
-pub struct Asked<'a> {
-    pub parts: &'a request::Parts,
-    /// In normal form.
-    pub path: &'a str,
-    /// The prefix that matched.
-    pub matched: &'a str,
-}
-
 /// Answers with a file.
 ///
 /// # Errors
@@ -43,7 +33,8 @@ pub struct Asked<'a> {
 pub async fn serve(
     root: Option<&Path>,
     files: &StaticFiles,
-    asked: &Asked<'_>,
+    found: &FoundRule,
+    request: &request::Parts,
     complaints: &Complaints,
 ) -> Result<Response<Body>, Reason> {
     let Some(root) = root else {
@@ -54,20 +45,22 @@ pub async fn serve(
         complaints.say(|| tracing::warn!(root = %root.display(), %error, "a file cannot be read: the request is answered 500"));
         Reason::StaticUnavailable
     };
-    let found = match file(files, asked) {
-        Some(file) => read(root, &file, asked).await.map_err(unreadable)?,
+    let answer = match file(files, found) {
+        Some(file) => read(root, &file, request).await.map_err(unreadable)?,
         None => None,
     };
-    let found = match (found, &files.spa_fallback) {
-        (None, Some(fallback)) => read(root, &joined(&files.path, fallback), asked).await.map_err(unreadable)?,
-        (found, _) => found,
+    let answer = match (answer, &files.spa_fallback) {
+        (None, Some(fallback)) => read(root, &joined(&files.path, fallback), request)
+            .await
+            .map_err(unreadable)?,
+        (answer, _) => answer,
     };
-    let Some(response) = found else {
+    let Some(response) = answer else {
         return Ok(not_found());
     };
     let mut response = response.map(Either::Left);
     match response.status() {
-        StatusCode::TEMPORARY_REDIRECT => slash_added(response.headers_mut(), asked),
+        StatusCode::TEMPORARY_REDIRECT => slash_added(response.headers_mut(), found, request),
         // What the whole file would have (RFC 9110, section 15.4.5).
         StatusCode::NOT_MODIFIED => {
             let vary = HeaderValue::from_static("accept-encoding");
@@ -93,8 +86,8 @@ impl Complaints {
 }
 
 /// The file that is meant, from the root on; `None`: none can be.
-fn file(files: &StaticFiles, asked: &Asked<'_>) -> Option<String> {
-    let below = below(asked.path, asked.matched)?;
+fn file(files: &StaticFiles, found: &FoundRule) -> Option<String> {
+    let below = below(&found.path, &found.matched_path)?;
     let names = below.strip_prefix('/').unwrap_or(below);
     let (folder, last) = names.rsplit_once('/').unwrap_or(("", names));
     let is_hidden = |name: &str| name.starts_with('.') && name != WELL_KNOWN;
@@ -120,15 +113,15 @@ fn joined(a: &str, b: &str) -> String {
 }
 
 /// What there is by a name; `None`: nothing.
-async fn read(root: &Path, file: &str, asked: &Asked<'_>) -> io::Result<Found> {
-    let mut headers = asked.parts.headers.clone();
+async fn read(root: &Path, file: &str, request: &request::Parts) -> io::Result<Found> {
+    let mut headers = request.headers.clone();
     if let Some(condition) = headers.remove(header::IF_RANGE)
         && headers.contains_key(header::RANGE)
         && !still_is(&condition, root, file, &headers).await?
     {
         headers.remove(header::RANGE);
     }
-    ask(root, file, asked.parts.method.clone(), headers).await
+    ask(root, file, request.method.clone(), headers).await
 }
 
 /// Whether the file is the one of which a client has a part already (RFC 9110, section 13.1.5). ServeDir does not look at that.
@@ -169,9 +162,9 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 /// A folder was asked for without the slash at its end, which links from its index need.
-fn slash_added(headers: &mut HeaderMap, asked: &Asked<'_>) {
-    let path = format!("{}/", asked.path);
-    match HeaderValue::from_str(&with_query(&path, asked.parts.uri.query())) {
+fn slash_added(headers: &mut HeaderMap, found: &FoundRule, request: &request::Parts) {
+    let path = format!("{}/", found.path);
+    match HeaderValue::from_str(&with_query(&path, request.uri.query())) {
         Ok(location) => headers.insert(header::LOCATION, location),
         Err(_) => headers.remove(header::LOCATION),
     };
