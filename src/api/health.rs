@@ -47,8 +47,8 @@ pub struct PassiveHealth {
     #[schemars(length(max = 16), inner(range(min = 400, max = 599)), extend("x-kubernetes-list-type" = "set"))]
     pub codes: Vec<i32>,
 
-    /// A connection that the endpoint ends sooner than this after its 101, without a Close or with Close 1001, 1011, 1012,
-    /// 1013 or 1014, is a failure. 0s: never. Default: 1s.
+    /// A connection that the endpoint ends sooner than this after its 101, with Close 1001, 1011, 1012, 1013 or 1014, or without a
+    /// Close although the client had sent nothing, is a failure. 0s: never. Default: 1s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub early_close_within: Option<Duration>,
 

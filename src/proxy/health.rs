@@ -2,8 +2,6 @@
 //!
 //! Called where a dial, a handshake and a tunnel are counted. Rules without passive health pay for a look at one pointer.
 
-use std::net::SocketAddr;
-
 use http::StatusCode;
 
 use super::{
@@ -18,18 +16,21 @@ use crate::routing::{
     health::{self, Change, Failure, Seen},
 };
 
-/// A dial to one of the endpoint's addresses is over. While others are left, nothing is known of it.
-pub fn dialled(shared: &Shared, rule: &Rule, endpoint: &Endpoint, address: SocketAddr, result: Dial) {
-    if rule.health.is_none() || endpoint.addresses().last() != Some(&address) {
-        return;
+/// What a dial says against its address, if anything.
+pub fn of_dial(result: Dial) -> Option<Failure> {
+    match result {
+        Dial::Refused => Some(Failure::ConnectionRefused),
+        Dial::TimedOut => Some(Failure::DialTimeout),
+        Dial::TlsFailed => Some(Failure::TlsFailed),
+        Dial::Connected | Dial::Outrun | Dial::NoSourcePort => None,
     }
-    let failure = match result {
-        Dial::Refused => Failure::ConnectionRefused,
-        Dial::TimedOut => Failure::DialTimeout,
-        Dial::TlsFailed => Failure::TlsFailed,
-        Dial::Connected | Dial::Outrun | Dial::NoSourcePort => return,
-    };
-    note(shared, rule, endpoint, Seen::Failed(failure));
+}
+
+/// Dials to all of the endpoint's addresses have failed, the last one so. Of one of several nothing is known: another may do.
+pub fn unreachable(shared: &Shared, rule: &Rule, endpoint: &Endpoint, failure: Failure) {
+    if rule.health.is_some() {
+        note(shared, rule, endpoint, Seen::Failed(failure));
+    }
 }
 
 /// The endpoint has answered a handshake, or has not.
@@ -53,18 +54,20 @@ pub fn ends(shared: &Shared, slot: &Slot, initiator: Initiator, cause: Cause, sa
     let rule = &slot.of.rule;
     let Some(passive) = &rule.health else { return };
     let is_early = slot.since.elapsed() < passive.early_close_within;
-    if let Some(failure) = failure(initiator, cause, said, is_early) {
+    let client_spoke = slot.client.bytes.get() > 0;
+    if let Some(failure) = failure(initiator, cause, said, is_early, client_spoke) {
         note(shared, rule, &slot.of.endpoint_held, Seen::Failed(failure));
     }
 }
 
-/// What an end says against the endpoint.
-fn failure(initiator: Initiator, cause: Cause, said: Option<u16>, is_early: bool) -> Option<Failure> {
+/// What an end says against the endpoint. Where the client has sent anything, an end without a word may be the answer to that:
+/// servers drop clients that break the protocol, and any client can.
+fn failure(initiator: Initiator, cause: Cause, said: Option<u16>, is_early: bool, client_spoke: bool) -> Option<Failure> {
     match (cause, said) {
         (Cause::EndpointHeartbeatLost, _) => Some(Failure::HeartbeatLost),
         (Cause::EndpointVanished, _) => Some(Failure::Vanished),
         (Cause::EndpointStalled, _) => Some(Failure::Stalled),
-        (Cause::EndpointGone, _) => is_early.then_some(Failure::EarlyClose),
+        (Cause::EndpointGone, _) => (is_early && !client_spoke).then_some(Failure::EarlyClose),
         (Cause::Closed, _) if initiator != Initiator::Endpoint => None,
         // It goes away, restarts, is busy, or is itself a proxy without an endpoint. Other codes are about the client.
         (Cause::Closed, Some(1001 | 1011..=1014)) if is_early => Some(Failure::EarlyClose),

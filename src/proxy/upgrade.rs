@@ -137,9 +137,15 @@ async fn open(
             Err(reason) => return refused.map_or(Err(reason), |refused| *refused),
         };
         attempt.attempts += 1;
-        let answer = exchange(&mut dialled, handshake, request, retry::until(retry, deadline)).await;
-        let status = answer.as_ref().map(|answer| answer.status).map_err(|reason| *reason);
-        health::answered(&worker.shared, rule, &dialled.endpoint, status);
+        let (asked, until) = (Instant::now(), retry::until(retry, deadline));
+        let answer = exchange(&mut dialled, handshake, request, until).await;
+        // Whoever got what others had left of the handshake's time has not had its own.
+        let had_its_time = until < deadline || asked.elapsed() >= rule.timeouts.handshake / 2;
+        let cut_short = matches!(answer, Err(Reason::HandshakeTimeout)) && !had_its_time;
+        if !cut_short {
+            let status = answer.as_ref().map(|answer| answer.status).map_err(|reason| *reason);
+            health::answered(&worker.shared, rule, &dialled.endpoint, status);
+        }
         candidates = upstream::after(candidates, &dialled.endpoint);
         match retry::why(retry, attempt.attempts, &answer) {
             Some(reason) if !candidates.is_empty() && Instant::now() < deadline => attempt.retried(reason),

@@ -2,9 +2,11 @@
 //! answer's head.
 
 use std::{
+    cell::Cell,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
+    rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -53,45 +55,48 @@ pub async fn dial(worker: &Worker, chosen: &Chosen, candidates: &[Arc<Endpoint>]
         .flat_map(|endpoint| {
             endpoint
                 .addresses()
-                .iter()
-                .map(|address| (Arc::clone(endpoint), *address))
-                .collect::<Vec<_>>()
+                .to_vec()
+                .into_iter()
+                .map(move |address| (endpoint, address))
         })
         .take(MAX_DIALS);
     let mut dials = FuturesUnordered::new();
     let mut failed = Reason::ConnectionRefused;
     let mut next = targets.next();
-    let mut held: Option<Arc<Endpoint>> = None;
+    let mut dialled: Vec<Candidate> = Vec::new();
     loop {
         while let Some((endpoint, address)) = next.take() {
             next = targets.next();
             // Another address of the same endpoint needs no place of its own: only one of the dials will count.
-            let is_held = held.as_ref().is_some_and(|held| Arc::ptr_eq(held, &endpoint));
-            let place = if is_held {
-                Some(endpoint.hold())
-            } else {
-                chosen.hold(&endpoint)
-            };
-            if let Some(place) = place {
-                held = Some(endpoint);
-                dials.push(dial_one(worker, &chosen.rule, place, address));
-                break;
+            if !dialled.iter().any(|candidate| Arc::ptr_eq(&candidate.held, endpoint)) {
+                let Some(held) = chosen.hold(endpoint) else { continue };
+                let left = Rc::new(Cell::new(endpoint.addresses().len()));
+                dialled.push(Candidate { held, left });
             }
+            if let Some(candidate) = dialled.iter().find(|candidate| Arc::ptr_eq(&candidate.held, endpoint)) {
+                let left = Rc::clone(&candidate.left);
+                dials.push(dial_one(worker, &chosen.rule, Arc::clone(endpoint), address, left));
+            }
+            break;
         }
         if dials.is_empty() {
             return Err(failed);
         }
         tokio::select! {
             Some(result) = dials.next() => {
-                let dialled = match result {
+                let connected = match result {
                     Ok(mut connected) => match connected.tls.take() {
                         Some(tls) => Box::pin(secure(worker, &chosen.rule, connected, tls)).await,
                         None => Ok(connected.plain()),
                     },
                     Err(reason) => Err(reason),
                 };
-                match dialled {
-                    Ok(dialled) => return Ok(dialled),
+                match connected {
+                    Ok((socket, address, tls, endpoint)) => {
+                        let place = dialled.iter().position(|candidate| Arc::ptr_eq(&candidate.held, &endpoint));
+                        let endpoint = place.map_or_else(|| endpoint.hold(), |place| dialled.swap_remove(place).held);
+                        return Ok(Dialled { socket, endpoint, address, tls });
+                    }
                     Err(reason) => failed = reason,
                 }
             }
@@ -106,35 +111,47 @@ pub fn after<'a>(candidates: &'a [Arc<Endpoint>], tried: &Arc<Endpoint>) -> &'a 
     place.map_or(&[], |place| &candidates[place + 1..])
 }
 
-/// An endpoint that answered a dial.
+/// An endpoint that is dialled: its place is kept for whichever of its addresses answers.
+struct Candidate {
+    held: Held,
+    /// Addresses that have not failed.
+    left: Rc<Cell<usize>>,
+}
+
+/// An address that answered a dial.
 struct Connected {
     socket: TcpStream,
-    endpoint: Held,
+    endpoint: Arc<Endpoint>,
     address: SocketAddr,
+    left: Rc<Cell<usize>>,
     /// What is to be done yet.
     tls: Option<Arc<EndpointTls>>,
     /// Until when.
     deadline: Instant,
 }
 
+/// A connection, to which address of which endpoint, and what it is secured by.
+type Reached = (Stream, SocketAddr, Option<Arc<EndpointTls>>, Arc<Endpoint>);
+
 impl Connected {
-    fn plain(self) -> Dialled {
-        Dialled {
-            socket: Stream::Plain(self.socket),
-            endpoint: self.endpoint,
-            address: self.address,
-            tls: None,
-        }
+    fn plain(self) -> Reached {
+        (Stream::Plain(self.socket), self.address, None, self.endpoint)
     }
 }
 
-async fn dial_one(worker: &Worker, rule: &Rule, endpoint: Held, address: SocketAddr) -> Result<Connected, Reason> {
+async fn dial_one(
+    worker: &Worker,
+    rule: &Rule,
+    endpoint: Arc<Endpoint>,
+    address: SocketAddr,
+    left: Rc<Cell<usize>>,
+) -> Result<Connected, Reason> {
     let tls = match rule.tls(&endpoint) {
         BackendTls::Off => None,
         BackendTls::On(tls) => Some(Arc::clone(tls)),
         BackendTls::Unusable => return Err(Reason::EndpointTlsUnusable),
     };
-    let mut outcome = Outcome::new(&worker.shared, rule, &endpoint, address);
+    let mut outcome = Outcome::new(&worker.shared, rule, &endpoint, &left);
     let deadline = Instant::now() + rule.timeouts.connect;
     let socket = match timeout_at(deadline, connect_to(&worker.shared, address)).await {
         Ok(Ok(socket)) => {
@@ -164,31 +181,28 @@ async fn dial_one(worker: &Worker, rule: &Rule, endpoint: Held, address: SocketA
         socket,
         endpoint,
         address,
+        left,
         tls,
         deadline,
     })
 }
 
 /// Does the TLS handshake with an endpoint that has answered a dial.
-async fn secure(worker: &Worker, rule: &Rule, connected: Connected, tls: Arc<EndpointTls>) -> Result<Dialled, Reason> {
+async fn secure(worker: &Worker, rule: &Rule, connected: Connected, tls: Arc<EndpointTls>) -> Result<Reached, Reason> {
     let Connected {
         socket,
         endpoint,
         address,
+        left,
         deadline,
         ..
     } = connected;
-    let mut outcome = Outcome::new(&worker.shared, rule, &endpoint, address);
+    let mut outcome = Outcome::new(&worker.shared, rule, &endpoint, &left);
     let (result, reason, error) = match timeout_at(deadline, worker.connector.connect(socket, &tls)).await {
         Ok(Ok(secure)) => {
             outcome.result = Some(Dial::Connected);
             drop(outcome);
-            return Ok(Dialled {
-                socket: Stream::Tls(secure),
-                endpoint,
-                address,
-                tls: Some(tls),
-            });
+            return Ok((Stream::Tls(secure), address, Some(tls), endpoint));
         }
         Ok(Err(error)) => (Dial::TlsFailed, tls::reason(&error), error.to_string()),
         Err(_) => {
@@ -229,20 +243,21 @@ struct Outcome<'a> {
     shared: &'a Shared,
     rule: &'a Rule,
     endpoint: &'a Arc<Endpoint>,
-    address: SocketAddr,
+    /// The endpoint's addresses that have not failed.
+    left: &'a Cell<usize>,
     began: Instant,
     /// `None`: it goes on elsewhere.
     result: Option<Dial>,
 }
 
 impl<'a> Outcome<'a> {
-    fn new(shared: &'a Shared, rule: &'a Rule, endpoint: &'a Arc<Endpoint>, address: SocketAddr) -> Self {
+    fn new(shared: &'a Shared, rule: &'a Rule, endpoint: &'a Arc<Endpoint>, left: &'a Cell<usize>) -> Self {
         let result = Some(Dial::Outrun);
         Self {
             shared,
             rule,
             endpoint,
-            address,
+            left,
             began: Instant::now(),
             result,
         }
@@ -256,7 +271,12 @@ impl Drop for Outcome<'_> {
             // One that was outrun because it had been silent for too long has not answered in time.
             let was_silent = result == Dial::Outrun && self.began.elapsed() >= RACE_AFTER;
             let seen = if was_silent { Dial::TimedOut } else { result };
-            health::dialled(self.shared, self.rule, self.endpoint, self.address, seen);
+            if let Some(failure) = health::of_dial(seen) {
+                self.left.set(self.left.get().saturating_sub(1));
+                if self.left.get() == 0 {
+                    health::unreachable(self.shared, self.rule, self.endpoint, failure);
+                }
+            }
         }
     }
 }
@@ -353,6 +373,9 @@ fn parse(buffer: &mut BytesMut) -> Result<Option<Answer>, Reason> {
         Err(_) => return Err(Reason::EndpointProtocolError),
     };
     let status = StatusCode::from_u16(response.code.unwrap_or_default()).map_err(|_| Reason::EndpointProtocolError)?;
+    if status == StatusCode::SWITCHING_PROTOCOLS && response.version != Some(1) {
+        return Err(Reason::EndpointProtocolError); // HTTP/1.0 has no upgrade (RFC 9110, section 7.8)
+    }
     let fields = Fields::note(buffer.as_ptr() as usize, response.headers).ok_or(Reason::EndpointProtocolError)?;
     let raw = buffer.split_to(len).freeze();
     let headers = fields.of(&raw).ok_or(Reason::EndpointProtocolError)?;
@@ -373,3 +396,21 @@ const FIRST_READ: usize = 1024;
 
 const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_http_1_1_switches() {
+        for (line, status) in [
+            ("HTTP/1.1 101 Switching Protocols", Some(101)),
+            ("HTTP/1.0 101 Switching Protocols", None),
+            ("HTTP/1.0 200 OK", Some(200)),
+        ] {
+            let mut buffer = BytesMut::from(format!("{line}\r\nUpgrade: websocket\r\n\r\n").as_bytes());
+            let answer = parse(&mut buffer).ok().flatten();
+            assert_eq!(answer.map(|answer| answer.status.as_u16()), status, "{line}");
+        }
+    }
+}
