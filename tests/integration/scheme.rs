@@ -146,3 +146,59 @@ async fn a_cookie_is_secure_where_the_client_came_by_tls_or_a_trusted_proxy_says
         assert_eq!(is_secure(&client.head().await), expected, "{proto}");
     }
 }
+
+/// A ClientHello of a client that knows nothing newer than `version`.
+fn old_client_hello(version: [u8; 2]) -> Vec<u8> {
+    let with_length = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat();
+    let name = [&[0, 0, 6][..], b"a.test"].concat();
+    let server_name = [&[0, 0][..], &with_length(&with_length(&name))].concat();
+    let groups = [&[0, 10][..], &with_length(&with_length(&[0, 29, 0, 23]))].concat();
+    let signatures = [&[0, 13][..], &with_length(&with_length(&[4, 3, 8, 4, 4, 1]))].concat();
+    let extensions = with_length(&[server_name, groups, signatures].concat());
+    // A random, no session, three suites, no compression.
+    let hello = [
+        &version[..],
+        &[7; 32],
+        &[0],
+        &with_length(&[0xC0, 0x13, 0xC0, 0x09, 0, 0x2F]),
+        &[1, 0],
+        &extensions,
+    ]
+    .concat();
+    let message = [&[1, 0][..], &with_length(&hello)].concat();
+    [&[22, 3, 1][..], &with_length(&message)].concat()
+}
+
+#[tokio::test]
+async fn old_versions_of_tls_are_refused() {
+    let a = made("a", &["a.test"]);
+    let (server, gateway) = start(&[("a.test", &a)], |_| {}).await;
+    for version in [[3, 0], [3, 1], [3, 2]] {
+        let mut client = Peer::connect(gateway.https).await;
+        client.write(old_client_hello(version)).await;
+        let answer = client.rest().await;
+        // An alert, fatal: protocol_version (RFC 8446, section 6).
+        assert_eq!((answer[0], &answer[5..]), (21, &[2, 70][..]), "{version:?}: {answer:?}");
+    }
+    let counted = gateway.metric("holdfast_tls_handshakes_total", &["result=\"nothing_in_common\""]);
+    assert_eq!(counted, 3.0);
+    assert_eq!(server.dialled(), 0);
+}
+
+#[tokio::test]
+async fn tls_inside_tls_is_a_malformed_request() {
+    let a = made("a", &["a.test"]);
+    let (_server, gateway) = start(&[("a.test", &a)], |_| {}).await;
+    let mut client = connect_to(gateway.https, "a.test", client_config(&a.root, &[&TLS13]))
+        .await
+        .unwrap();
+    client.write_all(&old_client_hello([3, 3])).await.unwrap();
+    let told = head(&mut client).await;
+    assert!(
+        told.starts_with("HTTP/1.1 400 ") && told.contains("malformed_request"),
+        "{told}"
+    );
+    // The same where no TLS is spoken.
+    let answer = ask(gateway.address, old_client_hello([3, 3])).await;
+    assert_eq!((answer.status, answer.reason()), (400, Some("tls_on_plain_port")));
+}

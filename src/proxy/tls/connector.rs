@@ -5,6 +5,7 @@ use std::{future::poll_fn, io, rc::Rc, sync::Arc};
 use rustls::Error;
 use tokio::net::TcpStream;
 
+use super::gate::Step;
 use super::{Connection as _, Gate, Scratch, Session as _, Tls, ToEndpoint, handshake::has_record};
 use crate::{proxy::error::Reason, routing::EndpointTls};
 
@@ -31,7 +32,7 @@ impl Connector {
 impl Tls<ToEndpoint> {
     async fn shake_hands(&mut self, gate: &Rc<Gate>) -> io::Result<()> {
         loop {
-            gate.pass().await;
+            gate.pass(Step::Later).await; // the client's handshake has begun long ago
             let mut incoming = std::mem::take(&mut self.partial);
             let result = self.take_in(&mut incoming, &mut []);
             // Everything is sent before anything is waited for: the endpoint waits too.

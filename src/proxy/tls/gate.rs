@@ -1,22 +1,39 @@
 //! Keeps a storm of handshakes from starving live tunnels: the costly steps of a worker's handshakes pass one by one, a few in
-//! each turn of its loop, in the order in which they came.
+//! each turn of its loop. Handshakes that have begun pass before others, so that what was spent on them comes to something.
 
 use std::{cell::Cell, rc::Rc};
 
 use tokio::{sync::Semaphore, task};
 
+/// Which step of a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    First,
+    /// One of a handshake that has begun.
+    Later,
+}
+
 /// Lets at most two steps pass in each turn of a worker's loop.
 #[derive(Debug)]
 pub struct Gate {
-    left: Semaphore,
-    /// Whether the next turn has been asked for.
+    first: Queue,
+    later: Queue,
+    /// Whether somebody sees to the turns.
     is_turning: Cell<bool>,
+}
+
+/// Those who wait, in the order in which they came.
+#[derive(Debug)]
+struct Queue {
+    left: Semaphore,
+    waiting: Cell<usize>,
 }
 
 impl Default for Gate {
     fn default() -> Self {
         Self {
-            left: Semaphore::new(STEPS),
+            first: Queue::with(STEPS),
+            later: Queue::with(0),
             is_turning: Cell::new(false),
         }
     }
@@ -24,19 +41,75 @@ impl Default for Gate {
 
 impl Gate {
     /// Waits for a turn with room for one more step.
-    pub async fn pass(self: &Rc<Self>) {
-        if let Ok(permit) = self.left.acquire().await {
-            permit.forget();
+    pub async fn pass(self: &Rc<Self>, step: Step) {
+        self.turn();
+        match step {
+            Step::First => self.first.pass().await,
+            // What no handshake has taken that begins is free for the others.
+            Step::Later if self.first.try_pass() => {}
+            Step::Later => self.later.pass().await,
         }
+    }
+
+    /// Sees to it that there are turns for as long as somebody waits, and one more.
+    fn turn(self: &Rc<Self>) {
         if self.is_turning.replace(true) {
             return;
         }
         let gate = Rc::clone(self);
         task::spawn_local(async move {
-            task::yield_now().await; // comes back after the sockets were looked at
-            gate.is_turning.set(false);
-            gate.left.add_permits(STEPS - gate.left.available_permits().min(STEPS));
+            loop {
+                task::yield_now().await; // comes back after the sockets were looked at
+                let later = gate.later.waiting.get().min(STEPS);
+                gate.later.admit(later);
+                gate.first.admit(STEPS - later);
+                if gate.later.waiting.get() + gate.first.waiting.get() == 0 {
+                    return gate.is_turning.set(false);
+                }
+            }
         });
+    }
+}
+
+impl Queue {
+    fn with(left: usize) -> Self {
+        Self {
+            left: Semaphore::new(left),
+            waiting: Cell::new(0),
+        }
+    }
+
+    fn try_pass(&self) -> bool {
+        self.left.try_acquire().map(|permit| permit.forget()).is_ok()
+    }
+
+    async fn pass(&self) {
+        let _waiting = Waiting::of(&self.waiting);
+        if let Ok(permit) = self.left.acquire().await {
+            permit.forget();
+        }
+    }
+
+    /// So many may pass in this turn; what is left of the last one is void.
+    fn admit(&self, count: usize) {
+        self.left.forget_permits(usize::MAX);
+        self.left.add_permits(count);
+    }
+}
+
+/// Counts one who waits, until it is dropped.
+struct Waiting<'a>(&'a Cell<usize>);
+
+impl<'a> Waiting<'a> {
+    fn of(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -70,7 +143,7 @@ mod tests {
                 for _ in 0..100 {
                     let (gate, passed) = (Rc::clone(&gate), Rc::clone(&passed));
                     task::spawn_local(async move {
-                        gate.pass().await;
+                        gate.pass(Step::First).await;
                         passed.set(passed.get() + 1);
                     });
                 }
@@ -79,5 +152,38 @@ mod tests {
             .await;
         assert!(most.get() <= 2 * STEPS, "{} steps between two looks", most.get()); // a look may fall between two turns
         assert!(turns >= 25, "{turns} turns");
+    }
+
+    #[tokio::test]
+    async fn who_has_begun_goes_first_and_who_leaves_holds_nobody_up() {
+        let gate = Rc::new(Gate::default());
+        let passed = Rc::new(Cell::new(0));
+        task::LocalSet::new()
+            .run_until(async {
+                let waiting: Vec<_> = (0..100)
+                    .map(|_| {
+                        let (gate, passed) = (Rc::clone(&gate), Rc::clone(&passed));
+                        task::spawn_local(async move {
+                            gate.pass(Step::First).await;
+                            passed.set(passed.get() + 1);
+                        })
+                    })
+                    .collect();
+                while passed.get() == 0 {
+                    task::yield_now().await;
+                }
+                gate.pass(Step::Later).await;
+                assert!(passed.get() <= 4 * STEPS, "{} went before", passed.get());
+                // Some leave, perhaps with a place that they were given.
+                for task in waiting.iter().step_by(2) {
+                    task.abort();
+                }
+                for task in waiting {
+                    let _ = task.await; // aborted, or passed
+                }
+                assert!(passed.get() >= 50, "{} passed", passed.get());
+            })
+            .await;
+        assert_eq!((gate.first.waiting.get(), gate.later.waiting.get()), (0, 0));
     }
 }

@@ -1,15 +1,15 @@
 //! A TLS handshake, from a fresh socket to a stream or to the reason why there is none.
 
-use std::{future::poll_fn, io, pin::Pin, rc::Rc, sync::Arc, task::ready};
+use std::{future::poll_fn, io, pin::Pin, rc::Rc, sync::Arc, task::ready, time::Duration};
 
 use rustls::{Error, InvalidMessage};
 use tokio::{
     io::{AsyncRead, ReadBuf},
     net::TcpStream,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
-use super::{Acceptor, Connection as _, Session, Tls, ToClient};
+use super::{Acceptor, Connection as _, Session, Tls, ToClient, gate::Step};
 
 /// How a handshake went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Acceptor {
 
 impl Tls<ToClient> {
     async fn shake_hands(&mut self, acceptor: &Acceptor) -> Result<Option<Rc<str>>, Handshake> {
-        let mut name = None;
+        let (mut name, mut has_begun) = (None, false);
         loop {
             while !has_record(&self.partial) {
                 self.read_more().await.map_err(|error| broken(&error))?;
@@ -105,7 +105,14 @@ impl Tls<ToClient> {
             if speaks_http(&self.partial) && name.is_none() {
                 return Err(Handshake::NotTls); // an alert would tell such a client nothing
             }
-            acceptor.gate.pass().await;
+            if has_begun {
+                acceptor.gate.pass(Step::Later).await;
+            } else {
+                // Who begins later than that is gone by the time it is done: in a storm that would be everybody.
+                let pass = timeout(MAX_WAIT, acceptor.gate.pass(Step::First)).await;
+                pass.map_err(|_| Handshake::TimedOut)?;
+                has_begun = true;
+            }
             let mut incoming = std::mem::take(&mut self.partial);
             let result = self.take_in(&mut incoming, &mut []);
             name = acceptor.take_asked().or(name);
@@ -181,6 +188,9 @@ fn outcome(error: &Error) -> Handshake {
         _ => Handshake::ProtocolError,
     }
 }
+
+/// How long a handshake may wait for its first step: half of the time that it has.
+const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Bytes of a flight that may wait for their rest.
 const MAX_FLIGHT: usize = 32 * 1024;
