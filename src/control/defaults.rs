@@ -20,7 +20,7 @@ use super::{
     convert::{self, Unknown},
     manifests::{Span, documents},
     path::{Fault, FieldPath},
-    policy::{Effective, Origin},
+    policy::{self, Effective, Origin},
     schema::nearest,
 };
 use crate::{api::WebSocketRouteSpec, routing::ObjectName};
@@ -154,7 +154,7 @@ impl Defaults {
             limits: merged("limits", &spec.limits, limits),
             forwarded: merged("forwarded", &spec.forwarded, forwarded),
             retry: merged("retry", &spec.retry, retry),
-            health: merged("health", &spec.health, health),
+            health: policy::health::agreed(spec.health.as_ref(), merged("health", &spec.health, health)),
             security: merged("security", &spec.security, security),
             ..spec.clone()
         })
@@ -166,7 +166,7 @@ impl Defaults {
         let route = serde_json::to_value(spec).unwrap_or_default();
         let complete = serde_json::to_value(&*self.complete(spec)).unwrap_or_default();
         let mut given = Vec::new();
-        for (name, _) in POLICIES.iter().filter(|(name, _)| !OF_RULES.contains(name)) {
+        for name in POLICIES.iter().filter(|name| !OF_RULES.contains(name)) {
             if let Some(value) = complete.get(name) {
                 list(value, route.get(name), name, &mut given);
             }
@@ -183,13 +183,13 @@ impl Defaults {
 
 /// Why a field cannot be in the file.
 fn strange(name: &str) -> Option<Fault> {
-    if POLICIES.iter().any(|(policy, _)| *policy == name) {
+    if POLICIES.contains(&name) {
         return None;
     }
     let message = match name {
         "spec" => "the policies stand at the top of the file, without spec".to_owned(),
         "className" | "hostnames" | "tls" | "rules" | "backendTLS" => "belongs to one route, not to all".to_owned(),
-        _ => match nearest(name, POLICIES.iter().map(|(policy, _)| *policy)) {
+        _ => match nearest(name, POLICIES.into_iter()) {
             Some(meant) => format!("unknown field, did you mean {meant}?"),
             None => "unknown field".to_owned(),
         },
@@ -211,22 +211,18 @@ fn merged<T: Serialize + DeserializeOwned + Clone>(name: &str, route: &Option<T>
     let (Some(of_route), Some(default)) = (route, default) else {
         return route.clone().or_else(|| default.clone());
     };
-    let depth = POLICIES
-        .iter()
-        .find(|(policy, _)| *policy == name)
-        .map_or(0, |(_, depth)| *depth);
     let value = |of: &T| serde_json::to_value(of).unwrap_or_default();
-    let merged = overlaid(value(of_route), value(default), depth);
+    let merged = overlaid(name, value(of_route), value(default));
     serde_json::from_value(merged).ok().or_else(|| route.clone())
 }
 
-/// `route` laid over `default`: their fields one by one, so many levels down, and whole values below.
-fn overlaid(route: Value, default: Value, depth: usize) -> Value {
+/// `route` laid over `default`, the values of the field at `path`: their fields one by one where they complete each other.
+fn overlaid(path: &str, route: Value, default: Value) -> Value {
     match (route, default) {
-        (Value::Object(route), Value::Object(mut fields)) if depth > 0 => {
+        (Value::Object(route), Value::Object(mut fields)) if COMPLETED.contains(&path) => {
             for (name, value) in route {
                 let value = match fields.remove(&name) {
-                    Some(default) => overlaid(value, default, depth - 1),
+                    Some(default) => overlaid(&format!("{path}.{name}"), value, default),
                     None => value,
                 };
                 fields.insert(name, value);
@@ -260,27 +256,41 @@ fn list(value: &Value, route: Option<&Value>, name: &str, given: &mut Vec<Effect
 impl fmt::Display for Defaults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let value = serde_json::to_value(self.0.as_deref()).unwrap_or_default();
-        let names = POLICIES
-            .iter()
-            .map(|(name, _)| *name)
-            .filter(|name| value.get(name).is_some());
+        let names = POLICIES.into_iter().filter(|name| value.get(name).is_some());
         let names = names.collect::<Vec<_>>().join(", ");
         f.write_str(if names.is_empty() { "none" } else { &names })
     }
 }
 
-/// What the file may say, and how many levels down its fields and a route's complete each other. 0: a policy whose parts
-/// belong together is taken whole from the one or the other.
-const POLICIES: [(&str, usize); 9] = [
-    ("sessionPersistence", 0),
-    ("loadBalancing", 0),
-    ("timeouts", 1),
-    ("heartbeat", 2),
-    ("limits", 1),
-    ("forwarded", 1),
-    ("retry", 1),
-    ("health", 2),
-    ("security", 1),
+/// What the file may say.
+const POLICIES: [&str; 9] = [
+    "sessionPersistence",
+    "loadBalancing",
+    "timeouts",
+    "heartbeat",
+    "limits",
+    "forwarded",
+    "retry",
+    "health",
+    "security",
+];
+/// Of which objects the fields in the file and in a route complete each other. The parts of any other belong together: it is taken
+/// whole from the one or the other.
+const COMPLETED: [&str; 14] = [
+    "timeouts",
+    "heartbeat",
+    "heartbeat.client",
+    "heartbeat.endpoint",
+    "limits",
+    "limits.tunnel",
+    "limits.tunnel.fromClient",
+    "limits.tunnel.fromEndpoint",
+    "forwarded",
+    "retry",
+    "health",
+    "health.passive",
+    "security",
+    "security.sourceRanges",
 ];
 /// Policies that are told by rule.
 const OF_RULES: [&str; 2] = ["sessionPersistence", "loadBalancing"];
@@ -346,6 +356,50 @@ mod tests {
             .unwrap();
         assert_eq!(cookie.name.as_deref(), Some("sid"));
         assert!(defaults.gives(&silent, "sessionPersistence") && !defaults.gives(&own, "sessionPersistence"));
+    }
+
+    #[test]
+    fn limits_and_networks_complete_each_other_and_what_belongs_together_does_not() {
+        let defaults = defaults(
+            "limits: {maxConnectionsPerClient: {count: 5, key: {source: ClientIP, ipv6PrefixLength: 56}}, dryRun: true, tunnel: {fromClient: \
+             {maxFrameBytes: 4096, messages: {count: 10, interval: 1s, burst: 50}}}}\nsecurity: {sourceRanges: {deny: [203.0.113.0/24]}}\n",
+        );
+        let own = spec(
+            "rules: []\nlimits: {maxConnectionsPerClient: {count: 7}, tunnel: {fromClient: {messages: {count: 3, interval: 1s}}, \
+             fromEndpoint: {maxFrameBytes: 512}}}\nsecurity: {sourceRanges: {allow: [203.0.113.7]}}\n",
+        );
+        let complete = defaults.complete(&own);
+        let limits = serde_json::to_value(&complete.limits).unwrap();
+        let from_client = json!({"maxFrameBytes": 4096, "messages": {"count": 3, "interval": "1s"}});
+        assert_eq!(limits["tunnel"]["fromClient"], from_client);
+        assert_eq!(limits["tunnel"]["fromEndpoint"]["maxFrameBytes"], 512);
+        assert_eq!(limits["maxConnectionsPerClient"], json!({"count": 7}));
+        assert_eq!(limits["dryRun"], true);
+        let ranges = complete.security.as_ref().unwrap().source_ranges.as_ref().unwrap();
+        assert_eq!((ranges.allow.len(), ranges.deny.len()), (1, 1));
+    }
+
+    #[test]
+    fn an_ejection_time_of_the_file_gives_way_to_the_route_s() {
+        let name = ObjectName {
+            namespace: "a".into(),
+            name: "a".into(),
+        };
+        let times = |file: &str, route: &str| {
+            let defaults = defaults(&format!("health: {{passive: {{{file}}}}}\n"));
+            let own = spec(&format!("rules: []\nhealth: {{passive: {{{route}}}}}\n"));
+            let compiled = compile(&name, &own, &defaults);
+            let faults: Vec<_> = compiled.faults.iter().map(ToString::to_string).collect();
+            let health = compiled.health.unwrap();
+            let seconds = (health.base_ejection_time.as_secs(), health.max_ejection_time.as_secs());
+            (seconds, faults)
+        };
+        assert_eq!(times("maxEjectionTime: 1m", "baseEjectionTime: 2m"), ((120, 120), vec![]));
+        assert_eq!(times("baseEjectionTime: 2m", "maxEjectionTime: 1m"), ((60, 60), vec![]));
+        assert_eq!(times("maxEjectionTime: 5m", "baseEjectionTime: 2m"), ((120, 300), vec![]));
+        let (_, faults) = times("failures: 2", "baseEjectionTime: 2m, maxEjectionTime: 1m");
+        assert_eq!(faults.len(), 1, "a route's own contradiction stays one");
+        assert!(refused("health: {passive: {baseEjectionTime: 2m, maxEjectionTime: 1m}}\n").contains("maxEjectionTime"));
     }
 
     #[test]

@@ -34,6 +34,24 @@ pub(in crate::control) fn passive(spec: &WebSocketRouteSpec) -> Option<Passive> 
     })
 }
 
+/// `complete`, of which some is the route's and some the process's, without a contradiction between the two: where the longest
+/// ejection would be shorter than the first, the process's gives way. `route`: what the route says itself.
+pub(in crate::control) fn agreed(route: Option<&api::Health>, mut complete: Option<api::Health>) -> Option<api::Health> {
+    let own = route.and_then(|health| health.passive.as_ref());
+    let passive = complete.as_mut().and_then(|health| health.passive.as_mut());
+    if let (Some(own), Some(passive)) = (own, passive)
+        && let (Some(base), Some(max)) = (passive.base_ejection_time, passive.max_ejection_time)
+        && Duration::from(max) < Duration::from(base)
+    {
+        match (own.base_ejection_time, own.max_ejection_time) {
+            (Some(_), None) => passive.max_ejection_time = Some(base),
+            (None, Some(_)) => passive.base_ejection_time = Some(max),
+            _ => {}
+        }
+    }
+    complete
+}
+
 /// The values of both, where a spec has them, with their fields' paths, as they are written in a manifest.
 pub(super) fn listed(spec: &WebSocketRouteSpec) -> Vec<(&'static str, String)> {
     let time = |time: Duration| api::Duration::from(time).to_string();
