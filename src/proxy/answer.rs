@@ -1,6 +1,6 @@
 //! Our own answers: a refusal as bytes on a raw connection, or as a response where hyper speaks.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header, request};
@@ -71,7 +71,20 @@ pub fn same_port(scheme: &str, parts: &request::Parts) -> Option<HeaderValue> {
 
 fn url(scheme: &str, authority: &str, parts: &request::Parts) -> Option<HeaderValue> {
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    HeaderValue::from_str(&format!("{scheme}://{authority}{path}")).ok()
+    location_of(&format!("{scheme}://{authority}{path}"))
+}
+
+/// A reference as the value of `Location`: what stands in it as it came and no field can hold is escaped (RFC 3986, section 2.1).
+pub fn location_of(reference: &str) -> Option<HeaderValue> {
+    let mut value = String::with_capacity(reference.len());
+    for byte in reference.bytes() {
+        if byte.is_ascii_graphic() {
+            value.push(char::from(byte));
+        } else {
+            let _ = write!(value, "%{byte:02X}"); // a String takes everything
+        }
+    }
+    HeaderValue::try_from(value).ok()
 }
 
 /// What a refusal's `Connection` says: it ends the connection, and may name what to upgrade to.
@@ -135,3 +148,24 @@ const MAX_SPREAD: u32 = 10;
 
 /// How long a refused client may take to end its side.
 const LINGER: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_location_holds_what_was_asked_for_however_it_was_written() {
+        for (target, told) in [
+            ("/caf\u{e9}?q=\u{e4}", "https://a.test/caf%C3%A9?q=%C3%A4"),
+            ("/a%20b?c=%2F", "https://a.test/a%20b?c=%2F"),
+        ] {
+            let uri = http::Uri::from_maybe_shared(Bytes::copy_from_slice(target.as_bytes())).unwrap();
+            let parts = http::Request::builder()
+                .uri(uri)
+                .header("host", "a.test:80")
+                .body(())
+                .unwrap();
+            assert_eq!(location("https", &parts.into_parts().0).unwrap(), told);
+        }
+    }
+}

@@ -134,8 +134,29 @@ pub const HEARTBEAT: HeaderName = HeaderName::from_static("holdfast-heartbeat");
 /// What [`HEARTBEAT`] says.
 pub const CLIENT_IS_PINGED: HeaderValue = HeaderValue::from_static("client");
 
-/// Fields by which a request claims to come from somebody else, besides `X-Forwarded-*`.
-const CLAIMS: [&str; 5] = ["forwarded", "x-real-ip", "x-request-id", "true-client-ip", "x-client-ip"];
+/// Fields by which a request claims to come from somebody else, besides `X-Forwarded-*`: those that proxies, clouds and CDNs set,
+/// and that applications therefore believe.
+const CLAIMS: [&str; 19] = [
+    "forwarded",
+    "x-real-ip",
+    "x-request-id",
+    "true-client-ip",
+    "x-client-ip",
+    "client-ip",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "cf-pseudo-ipv4",
+    "fastly-client-ip",
+    "fly-client-ip",
+    "x-appengine-user-ip",
+    "x-azure-clientip",
+    "x-azure-socketip",
+    "x-cluster-client-ip",
+    "x-envoy-external-address",
+    "x-original-forwarded-for",
+    "x-originating-ip",
+    "x-remote-ip",
+];
 
 const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
@@ -217,12 +238,16 @@ mod tests {
             ("forwarded", "for=1.1.1.1"),
             ("x-forwarded-prefix", "/p"),
             ("x-request-id", "theirs"),
+            ("cf-connecting-ip", "1.1.1.1"),
+            ("x-original-forwarded-for", "1.1.1.1"),
+            ("fastly_client_ip", "1.1.1.1"),
         ];
         let mut parts = request(&claims);
         set_forwarded(&mut parts, &forwarded(false), forwarded::Forwarded::BUILT_IN);
         assert_eq!(parts.headers["x-forwarded-for"], "10.0.0.9");
         assert_eq!(parts.headers["x-request-id"], "ours");
         assert!(!parts.headers.contains_key("forwarded") && !parts.headers.contains_key("x-forwarded-prefix"));
+        assert!(parts.headers.values().all(|value| value != "1.1.1.1"), "{:?}", parts.headers);
 
         let mut parts = request(&claims);
         set_forwarded(&mut parts, &forwarded(true), forwarded::Forwarded::BUILT_IN);
@@ -231,6 +256,7 @@ mod tests {
         assert_eq!(parts.headers["x-request-id"], "theirs");
         assert_eq!(parts.headers["x-forwarded-host"], "h");
         assert_eq!(parts.headers["forwarded"], "for=1.1.1.1");
+        assert_eq!(parts.headers["cf-connecting-ip"], "1.1.1.1");
     }
 
     #[test]

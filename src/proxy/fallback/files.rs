@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tower_http::services::fs::{ServeDir, ServeFileSystemResponseBody};
 
 use crate::{
-    proxy::{error::Reason, select::FoundRule},
+    proxy::{answer, error::Reason, select::FoundRule},
     routing::{
         fallback::StaticFiles,
         filter::{below, with_query},
@@ -45,17 +45,17 @@ pub async fn serve(
         complaints.say(|| tracing::warn!(root = %root.display(), %error, "a file cannot be read: the request is answered 500"));
         Reason::StaticUnavailable
     };
-    let answer = match file(files, found) {
+    let served = match file(files, found) {
         Some(file) => read(root, &file, request).await.map_err(unreadable)?,
         None => None,
     };
-    let answer = match (answer, &files.spa_fallback) {
+    let served = match (served, &files.spa_fallback) {
         (None, Some(fallback)) => read(root, &joined(&files.path, fallback), request)
             .await
             .map_err(unreadable)?,
-        (answer, _) => answer,
+        (served, _) => served,
     };
-    let Some(response) = answer else {
+    let Some(response) = served else {
         return Ok(not_found());
     };
     let mut response = response.map(Either::Left);
@@ -164,9 +164,9 @@ fn is_absent(error: &io::Error) -> bool {
 /// A folder was asked for without the slash at its end, which links from its index need.
 fn slash_added(headers: &mut HeaderMap, found: &FoundRule, request: &request::Parts) {
     let path = format!("{}/", found.path);
-    match HeaderValue::from_str(&with_query(&path, request.uri.query())) {
-        Ok(location) => headers.insert(header::LOCATION, location),
-        Err(_) => headers.remove(header::LOCATION),
+    match answer::location_of(&with_query(&path, request.uri.query())) {
+        Some(location) => headers.insert(header::LOCATION, location),
+        None => headers.remove(header::LOCATION),
     };
 }
 

@@ -1,11 +1,11 @@
 //! Answers to plain requests that need no endpoint: the one that a route writes down, and redirections.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, header};
+use http::{Response, header};
 use http_body_util::Full;
 
 use crate::{
-    proxy::error::Reason,
+    proxy::{answer, error::Reason},
     routing::{fallback::Respond, filter::Redirect},
 };
 
@@ -22,7 +22,7 @@ pub fn respond(respond: &Respond) -> Response<Full<Bytes>> {
 /// # Errors
 /// The request's target has what no field can hold.
 pub fn redirect(redirect: &Redirect, location: &str) -> Result<Response<Full<Bytes>>, Reason> {
-    let location = HeaderValue::from_str(location).map_err(|_| Reason::MalformedRequest)?;
+    let location = answer::location_of(location).ok_or(Reason::MalformedRequest)?;
     let mut response = Response::new(Full::default());
     *response.status_mut() = redirect.status;
     response.headers_mut().insert(header::LOCATION, location);
