@@ -2,7 +2,10 @@
 //!
 //! It is the only clock that tunnels have, but for delays. Its end is fatal for the worker.
 
-use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
+use std::{
+    rc::{Rc, Weak},
+    sync::atomic::Ordering::Relaxed,
+};
 
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -77,7 +80,8 @@ fn look(worker: &Worker, now: Tick, slice: u32) -> Seen {
 /// The pace of this worker's part of a drain: its tunnels, those without messages first, evenly over the window.
 #[derive(Debug)]
 struct Pace {
-    waiting: std::vec::IntoIter<Rc<Slot>>,
+    /// Those that end by themselves meanwhile are not kept: each holds a connection's place, and the drain waits for all places.
+    waiting: std::vec::IntoIter<Weak<Slot>>,
     total: usize,
     started: Tick,
 }
@@ -89,7 +93,7 @@ impl Pace {
         slots.sort_by_key(|slot| (slot.last_message.get(), slot.of.id));
         Self {
             total: slots.len(),
-            waiting: slots.into_iter(),
+            waiting: slots.iter().map(Rc::downgrade).collect::<Vec<_>>().into_iter(),
             started: now,
         }
     }
@@ -107,8 +111,10 @@ impl Pace {
         };
         let ended = self.total - self.waiting.len();
         for slot in self.waiting.by_ref().take(due.saturating_sub(ended)) {
-            slot.end(Cause::Drain);
+            if let Some(slot) = slot.upgrade() {
+                slot.end(Cause::Drain);
+            }
         }
-        self.waiting.len()
+        self.waiting.as_slice().iter().filter(|slot| slot.strong_count() > 0).count()
     }
 }

@@ -226,3 +226,20 @@ async fn every_listener_stays_until_the_end() {
     drop(tunnels);
     gateway.trigger.finished().await;
 }
+
+#[tokio::test]
+async fn a_drain_is_over_once_the_clients_have_left_however_long_its_window_is() {
+    let (server, mut gateway) = start().await;
+    let mut pairs = Vec::new();
+    for _ in 0..5 {
+        pairs.push(tunnel(&gateway, &server).await);
+    }
+    gateway.drain(Duration::from_secs(3600));
+    gateway
+        .wait_for_metric("holdfast_drain_remaining", &[], |waiting| waiting > 0.0)
+        .await;
+    drop(pairs);
+    tokio::time::timeout(crate::support::PATIENCE, gateway.trigger.finished())
+        .await
+        .expect("it waits for those who have left");
+}
