@@ -18,6 +18,7 @@ use crate::routing::{
     balancer::{self, Client, NoPick, Pick},
     endpoint::Held,
     limits::{ClientHashes, ClientKey, Full, HandshakeRate, Limits, Rates, RouteOpen},
+    rate,
 };
 
 /// Which limit.
@@ -246,9 +247,9 @@ pub(super) fn head_bytes(parts: &request::Parts) -> usize {
     line + parts.headers.iter().map(field).sum::<usize>() + "\r\n".len()
 }
 
-/// Rounded up: who comes back after them is let in.
+/// As `Retry-After` has them: who comes back after them is let in.
 pub(super) fn whole_seconds(wait: Duration) -> u32 {
-    u32::try_from(wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0))).unwrap_or(u32::MAX)
+    u32::try_from(rate::whole_seconds(wait)).unwrap_or(u32::MAX)
 }
 
 /// How often a place may be lost to another worker between a pick and its taking.

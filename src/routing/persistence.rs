@@ -18,6 +18,7 @@ pub(super) use self::tokens::Tokens;
 use super::{
     balancer::{Client, Own, Sets, sets},
     endpoint::Endpoint,
+    rate::whole_seconds,
     route::{Cookie, PersistBy, Persistence, Rule, RuleId, SameSite},
 };
 
@@ -155,7 +156,7 @@ fn written(cookie: &Cookie, value: &Value, matched_path: &str, tls: bool) -> Str
         attribute("Domain=", domain);
     }
     if !cookie.max_age.is_zero() {
-        attribute("Max-Age=", &whole_seconds(cookie.max_age));
+        attribute("Max-Age=", &whole_seconds(cookie.max_age)); // 0 would delete the cookie
     }
     let same_site = match cookie.same_site {
         SameSite::Strict => "Strict",
@@ -172,11 +173,6 @@ fn written(cookie: &Cookie, value: &Value, matched_path: &str, tls: bool) -> Str
         attribute(name, &"");
     }
     text
-}
-
-/// Rounded up: `Max-Age=0` would delete the cookie.
-fn whole_seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
 /// A cookie's path cannot hold a semicolon: then it ends with the last element before it.

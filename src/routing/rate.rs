@@ -98,6 +98,11 @@ const FRACTION: u32 = 20;
 /// A thousand nanoseconds, as a pace.
 const WHOLE: u128 = 1000 << FRACTION;
 
+/// Rounded up: who waits for so long does not wait too short a time.
+pub fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -8,6 +8,8 @@ use k8s_openapi::{
     jiff::{SignedDuration, Timestamp},
 };
 
+use crate::routing::rate::whole_seconds;
+
 /// The record of a Lease. Two that are equal mean that its holder did not renew it in between.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Record {
@@ -39,7 +41,7 @@ impl Record {
     pub(super) fn write(self, lease: &mut Lease) {
         let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
         spec.holder_identity = self.holder;
-        spec.lease_duration_seconds = self.duration.map(whole_seconds);
+        spec.lease_duration_seconds = self.duration.map(duration_seconds);
         spec.acquire_time = self.acquired.map(MicroTime);
         spec.renew_time = self.renewed.map(MicroTime);
         spec.lease_transitions = Some(self.transitions);
@@ -61,10 +63,9 @@ pub(super) fn wall_clock() -> Timestamp {
     Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
 }
 
-/// Rounded up: who waits for it must not wait too short a time.
-fn whole_seconds(duration: Duration) -> i32 {
-    let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
-    i32::try_from(seconds).unwrap_or(i32::MAX)
+/// As a Lease holds it: who waits for it must not wait too short a time.
+fn duration_seconds(duration: Duration) -> i32 {
+    i32::try_from(whole_seconds(duration)).unwrap_or(i32::MAX)
 }
 
 #[cfg(test)]
@@ -84,7 +85,7 @@ mod tests {
         record.clone().write(&mut lease);
         let text = serde_json::to_string(&lease).unwrap();
         assert_eq!(Record::of(&serde_json::from_str(&text).unwrap()), record);
-        assert_eq!(whole_seconds(Duration::from_millis(1500)), 2);
+        assert_eq!(duration_seconds(Duration::from_millis(1500)), 2);
     }
 
     #[test]
