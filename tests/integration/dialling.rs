@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use holdfast::routing::{Endpoint, EndpointKey, EndpointSet, endpoint::State};
+use holdfast::routing::{Endpoint, EndpointKey, EndpointSet, endpoint::State, health::Passive};
 
 use crate::support::{
     Gateway, PATIENCE, Peer, RuleBuilder, Server, Silent, ask, closed_port, handshake, service, tcp_row, tunnel,
@@ -46,6 +46,54 @@ async fn a_candidate_that_refuses_is_followed_by_the_next() {
     gateway
         .wait_for_metric("holdfast_endpoint_connections_active", &[], |open| open == 0.0)
         .await;
+}
+
+#[tokio::test]
+async fn an_address_that_refuses_says_nothing_of_an_endpoint_while_another_may_answer() {
+    let (slow, silent) = (Silent::start(), Silent::start());
+    let endpoint = |identity: &str, addresses: Vec<SocketAddr>| {
+        let key = EndpointKey {
+            service: service(),
+            identity: identity.into(),
+            port: 80,
+        };
+        (Arc::new(Endpoint::new(key, Some(identity.into()), addresses)), State::Ready)
+    };
+    let rule = RuleBuilder::to(&[]).change(|rule| {
+        rule.timeouts.connect = Duration::from_secs(20);
+        rule.timeouts.handshake = Duration::from_secs(30);
+        rule.health = Some(Passive {
+            failures: 1,
+            window: Duration::from_secs(60),
+            min_failure_percent: 1,
+            codes: Box::default(),
+            early_close_within: Duration::ZERO,
+            base_ejection_time: Duration::from_secs(600),
+            max_ejection_time: Duration::from_secs(600),
+            max_ejection_percent: 100,
+        });
+    });
+    rule.store(EndpointSet::new(vec![
+        endpoint("dual", vec![slow.address, closed_port()]),
+        endpoint("silent", vec![silent.address]),
+    ]));
+    let gateway = Gateway::start(rule.build());
+    let mut client = Peer::connect(gateway.address).await;
+    client.write(handshake("/", "")).await;
+    gateway
+        .wait_for_metric("holdfast_endpoint_dials_total", &["result=\"refused\""], |refused| {
+            refused == 1.0
+        })
+        .await;
+    let slow = slow.revive();
+    slow.accept().await;
+    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+    assert_eq!(
+        gateway.metric("holdfast_endpoint_ejected", &["endpoint_pod=\"dual\""]),
+        0.0,
+        "{}",
+        gateway.metrics()
+    );
 }
 
 #[tokio::test]

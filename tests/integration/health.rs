@@ -213,6 +213,27 @@ async fn tunnels_that_end_early_and_abnormally_count() {
 }
 
 #[tokio::test]
+async fn what_a_client_may_have_provoked_is_no_failure() {
+    let (one, other) = (Server::start().await, Server::start().await);
+    let gateway = watched(&[one.address, other.address], |_, _| ());
+    for _ in 0..10 {
+        let mut client = Peer::connect(gateway.address).await;
+        client.write(handshake("/", "")).await;
+        let (mut endpoint, _) = tokio::select! {
+            accepted = one.accept() => accepted,
+            accepted = other.accept() => accepted,
+        };
+        client.head().await;
+        client.write([0x81, 1, b'x']).await; // without a mask: servers drop whoever does that
+        endpoint.bytes(3).await;
+        drop(endpoint);
+        client.ends().await;
+        assert_eq!(gateway.record("ended").await["holdfast.end.cause"], "endpoint_gone");
+    }
+    assert_eq!(gateway.metric("holdfast_endpoint_ejections_total", &[]), 0.0);
+}
+
+#[tokio::test]
 async fn a_burst_of_1011_counts_at_any_age() {
     let (bad, well) = (Server::start().await, Server::start().await);
     let gateway = watched(&[bad.address, well.address], |passive, _| {

@@ -583,8 +583,8 @@ pub(super) const ENTRIES: &[Entry] = &[
         word: "early_close",
         kind: Kind::Failure,
         brief: "The endpoint ended a fresh tunnel abnormally.",
-        how: "Within health.passive.earlyCloseWithin of its 101 it reset the connection, ended it without a Close, or closed it \
-              with a code that speaks of trouble.",
+        how: "Within health.passive.earlyCloseWithin of its 101 it closed the tunnel with a code that speaks of trouble, \
+              or reset it or ended it without a Close before the client had sent anything.",
         seen: "The access log has the tunnel's cause and codes.",
         fix: "An endpoint that accepts and then fails usually misses something behind it: a database, a broker. Look at its log.",
     },
