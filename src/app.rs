@@ -29,7 +29,7 @@ use crate::{
         record::Recorder,
     },
     readiness::Readiness,
-    routing::{Published, Snapshot, Tickets},
+    routing::{Published, Snapshot, Tickets, health::Ejection},
     telemetry::{Flush, Lines, metric::Name},
     web,
 };
@@ -91,6 +91,8 @@ pub struct Bound {
     window: Duration,
     proxy: Proxy,
     tickets: Tickets,
+    /// What the proxy tells the control plane of endpoints that it leaves out.
+    ejected: mpsc::Receiver<Ejection>,
     admin_listener: std::net::TcpListener,
     live_listener: Option<std::net::TcpListener>,
     access: Option<(Lines, Flush)>,
@@ -107,7 +109,9 @@ pub fn build(config: Serve, access: Option<(Lines, Flush)>) -> Result<Bound, Sta
         Defaults::read(file).map_err(control::StartError::from)?;
     }
     let (delay, window) = config.drain()?;
-    let settings = settings(&config);
+    let (ejections, ejected) = mpsc::channel(EJECTIONS);
+    let mut settings = settings(&config);
+    settings.ejections = matches!(source, Source::Cluster(_)).then_some(ejections);
     let bind = |flag, address| move |error| StartError::Bind { flag, address, error };
     let mut proxy = Proxy::bind(settings, config.http).map_err(bind("http", config.http))?;
     let tickets = Tickets::default();
@@ -129,6 +133,7 @@ pub fn build(config: Serve, access: Option<(Lines, Flush)>) -> Result<Bound, Sta
         window,
         proxy,
         tickets,
+        ejected,
         admin_listener,
         live_listener,
         access,
@@ -167,6 +172,7 @@ fn settings(config: &Serve) -> Settings {
         recent_ends: usize::try_from(config.recent_ends).unwrap_or(usize::MAX),
         client_keepalive: config.client_keepalive,
         endpoint_keepalive: config.endpoint_keepalive,
+        ejections: None,
     }
 }
 
@@ -250,6 +256,7 @@ impl Bound {
             judgements,
             outlook,
             tickets: self.tickets,
+            ejections: self.ejected,
             registry,
             synced,
             reload: Arc::clone(&reload),
@@ -532,6 +539,9 @@ pub const BUILD_INFO: Name = Name {
 
 /// Where the live listener is unless somebody says otherwise.
 pub const LIVE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9478);
+
+/// Ejections that may be on their way to the control plane.
+const EJECTIONS: usize = 64;
 
 /// How long tunnels may take to end after a drain without a window: their closing handshake.
 const AT_ONCE: Duration = Duration::from_millis(1500);

@@ -57,7 +57,7 @@ use crate::{
     api::WebSocketRouteSpec,
     drain::{self, Blocker},
     readiness::Guard,
-    routing::{ObjectName, Published, Tickets},
+    routing::{ObjectName, Published, Tickets, health::Ejection},
 };
 use cluster::{Read, Session};
 use defaults::{Defaults, InvalidDefaults};
@@ -168,6 +168,8 @@ pub struct Wiring {
     pub registry: Registry,
     /// Told what the control plane knows of itself.
     pub outlook: Outlook,
+    /// Endpoints that the proxy has ejected.
+    pub ejections: mpsc::Receiver<Ejection>,
     /// Dropped with the first table.
     pub synced: Guard,
     /// Files are to be read again.
@@ -212,7 +214,15 @@ pub async fn start(
         Source::Cluster(cluster) => {
             let tickets = options.ticket_secret.clone().filter(|_| options.serves_tls);
             let tickets = tickets.map(|secret| (secret, Tickets::clone(&wiring.tickets)));
-            let session = Session::start(cluster, &options.class, out, &metrics, tickets, wiring.retire);
+            let session = Session::start(
+                cluster,
+                &options.class,
+                out,
+                &metrics,
+                tickets,
+                wiring.ejections,
+                wiring.retire,
+            );
             Feed::Cluster(Box::new(session.await?))
         }
     };
@@ -520,6 +530,7 @@ mod tests {
             judgements: Judgements::default(),
             published: Arc::clone(&published),
             tickets: Tickets::default(),
+            ejections: mpsc::channel(1).1,
             outlook: Outlook::default(),
             registry: Registry::new(),
             synced: readiness.wait_for("routes"),

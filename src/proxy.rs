@@ -60,7 +60,10 @@ use tokio::{
 
 use crate::{
     drain::{self, Blocker},
-    routing::{Published, Tickets, health::Moment},
+    routing::{
+        Published, Tickets,
+        health::{Ejection, Moment},
+    },
 };
 use admission::Admitted;
 use metrics::Metrics;
@@ -90,6 +93,8 @@ pub struct Settings {
     pub recent_ends: usize,
     pub client_keepalive: KeepAlive,
     pub endpoint_keepalive: KeepAlive,
+    /// Where ejections of endpoints are told; `None`: to nobody.
+    pub ejections: Option<mpsc::Sender<Ejection>>,
 }
 
 /// What the workers share. Nothing in it is written on the message path but counters with one writer each.

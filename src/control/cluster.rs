@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{
     drain::{self, Blocker},
-    routing::{ObjectName, Tickets},
+    routing::{ObjectName, Tickets, health::Ejection},
 };
 
 /// How routes are read from a cluster.
@@ -122,13 +122,14 @@ pub(super) struct Session {
 
 impl Session {
     /// Starts following everything, and competing for the lead. `out` is told what is heard; the keys of `tickets` are kept in
-    /// the Secret of that name; `retire` ends the part in the lead, and the blocker is dropped when that has been given back.
+    /// the Secret of that name; `ejections` are told in Events; `retire` ends the part in the lead, and the blocker is dropped when that has been given back.
     pub(super) async fn start(
         cluster: &Cluster,
         class: &str,
         out: mpsc::Sender<Message>,
         metrics: &Metrics,
         tickets: Option<(ObjectName, Tickets)>,
+        ejections: mpsc::Receiver<Ejection>,
         (retire, blocker): (drain::Watch, Blocker),
     ) -> Result<Self, AccessError> {
         let client = cluster.access.client().await?;
@@ -176,6 +177,7 @@ impl Session {
             replica: identity.replica.clone(),
             served: serving,
             alarms: alarmed,
+            ejections,
             leading: leading.clone(),
             leases,
         }));

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::routing::{
     Endpoint, Rule,
-    health::{self, Change, Failure, Seen},
+    health::{self, Change, Ejection, Failure, Seen},
 };
 
 /// What a dial says against its address, if anything.
@@ -90,6 +90,15 @@ fn note(shared: &Shared, rule: &Rule, endpoint: &Endpoint, seen: Seen) {
             times,
         } => {
             shared.metrics.shared().ejected(reason);
+            if let Some(ejections) = &shared.settings.ejections {
+                // Where too many are on their way, this one is in the metrics and the log alone.
+                let _ = ejections.try_send(Ejection {
+                    route: route.clone(),
+                    service: service.clone(),
+                    endpoint: name.into(),
+                    reason,
+                });
+            }
             let (reason, failures) = (reason.word(), listed(&failures));
             tracing::warn!(%service, endpoint = name, %route, reason, failures, times, "endpoint ejected for {time:?}");
         }

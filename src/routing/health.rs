@@ -18,8 +18,8 @@ use std::{
 };
 
 use super::{
-    endpoint::{Endpoint, EndpointSet},
-    route::Rule,
+    endpoint::{Endpoint, EndpointSet, ServicePort},
+    route::{ObjectName, Rule},
 };
 use record::{Judgement, Record};
 
@@ -180,6 +180,17 @@ pub enum Change {
         reason: Failure,
         failures: Vec<(Failure, usize)>,
     },
+}
+
+/// An ejection, for those who look after the route by which it came about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ejection {
+    pub route: ObjectName,
+    pub service: ServicePort,
+    /// Its pod's name, or its address.
+    pub endpoint: Box<str>,
+    /// The most frequent failure.
+    pub reason: Failure,
 }
 
 /// Notes what was seen of one of the rule's endpoints. `None`: nothing has changed.

@@ -1,6 +1,7 @@
 //! Policies as people apply them: what a route admits, of whom, and what becomes of endpoints that fail. Each holds for new
 //! connections as soon as it is in the object, and for none that is open.
 
+use k8s_openapi::api::events::v1::Event;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -97,6 +98,20 @@ fn endpoints_that_fail_are_passed_over_and_left_out() {
             })
             .await;
         }
+        eventually("Events say so", async || {
+            let events = chat.api::<Event>().list(&Default::default()).await.unwrap();
+            let notes: Vec<_> = events
+                .iter()
+                .filter(|event| event.reason.as_deref() == Some("EndpointEjected"))
+                .filter_map(|event| event.note.as_deref())
+                .collect();
+            ["status", "connection_refused"].iter().all(|reason| {
+                let is_told =
+                    |note: &&str| note.contains(reason) && note.contains("a leaves out endpoint") && note.contains("chat:80");
+                notes.iter().filter(|note| is_told(note)).count() == 1
+            })
+        })
+        .await;
         assert_eq!(
             holdfast.endpoints(&host, "/", 6).await.into_iter().collect::<Vec<_>>(),
             ["well"]

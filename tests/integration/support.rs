@@ -198,6 +198,7 @@ pub fn settings() -> Settings {
         workers: 1,
         trust: Trust::default(),
         https_redirect: false,
+        ejections: None,
         static_root: None,
         limit: Limit {
             connections: 10_000,

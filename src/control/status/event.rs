@@ -21,7 +21,7 @@ use crate::{
         certificates::Alarm,
         watch::{Meta, innermost},
     },
-    routing::ObjectName,
+    routing::{ObjectName, health::Ejection},
 };
 
 /// Creates Events. Those that say the same of the same object become one with a count.
@@ -84,6 +84,30 @@ impl Reporter {
             reason,
             note: note.chars().take(NOTE).collect(),
         };
+        self.remind(route, uid, news, pause).await
+    }
+
+    /// Tells of an ejected endpoint, of each and its reason once in a while: its ejections become one Event with a count. Returns
+    /// whether it did.
+    pub(super) async fn ejected(&mut self, uid: &str, ejection: &Ejection) -> bool {
+        self.forget();
+        let note = format!(
+            "replica {} leaves out endpoint {} of Service {}: {} (health.passive); the other replicas judge by what they see",
+            self.replica,
+            ejection.endpoint,
+            ejection.service,
+            ejection.reason.word()
+        );
+        let news = News {
+            kind: "Warning",
+            reason: "EndpointEjected",
+            note: note.chars().take(NOTE).collect(),
+        };
+        self.remind(&ejection.route, uid, news, EJECTION_PAUSE).await
+    }
+
+    /// Tells what may be told again and again, unless that was done within `pause`. Returns whether it did.
+    async fn remind(&mut self, route: &ObjectName, uid: &str, news: News, pause: Duration) -> bool {
         let name = name(route, uid, &news);
         if self.told.get(&name).is_some_and(|at| at.elapsed() < pause) {
             return false;
@@ -193,6 +217,8 @@ fn news(before: &WebSocketRouteStatus, now: &WebSocketRouteStatus) -> Vec<News> 
 const PROGRAMMED: &str = "Programmed";
 /// How long a call may take.
 const CALL: Duration = Duration::from_secs(5);
+/// How soon the same ejection is told again.
+const EJECTION_PAUSE: Duration = Duration::from_secs(60);
 /// What is remembered of Events at most.
 const REMEMBERED: usize = 16 * 1024;
 /// Characters of a note; an API server takes 1,024.

@@ -36,7 +36,7 @@ use crate::{
         versions::Versions,
         watch::{Meta, News, Watched, innermost},
     },
-    routing::ObjectName,
+    routing::{ObjectName, health::Ejection},
 };
 
 /// What the writer works with.
@@ -49,6 +49,8 @@ pub(in crate::control) struct Writer {
     pub(in crate::control) served: watch::Receiver<Option<Versions>>,
     /// What must be done about certificates.
     pub(in crate::control) alarms: watch::Receiver<Vec<(ObjectName, Alarm)>>,
+    /// Endpoints that this replica has ejected.
+    pub(in crate::control) ejections: mpsc::Receiver<Ejection>,
     pub(in crate::control) leading: watch::Receiver<bool>,
     /// The Leases of the class.
     pub(in crate::control) leases: mpsc::Receiver<News<Lease>>,
@@ -67,6 +69,7 @@ pub(in crate::control) async fn write(writer: Writer) {
         last: None,
         expiry: None,
         alarm_at: None,
+        ejection_at: Instant::now(),
         not_before: Instant::now(),
         failures: 0,
         complained: None,
@@ -91,6 +94,8 @@ struct Desk {
     expiry: Option<Instant>,
     /// When Events about certificates are due.
     alarm_at: Option<Instant>,
+    /// When the next Event about an ejection may go.
+    ejection_at: Instant,
     /// When the next write may go.
     not_before: Instant,
     /// In a row.
@@ -117,6 +122,7 @@ impl Desk {
     async fn run(mut self) {
         loop {
             let wake = self.wake();
+            let may_tell = !self.leads() || self.ejection_at <= Instant::now();
             tokio::select! {
                 () = self.writer.ledger.changed() => {}
                 changed = self.writer.leading.changed() => {
@@ -128,6 +134,7 @@ impl Desk {
                 Ok(()) = self.writer.alarms.changed() => self.alarm_at = Some(Instant::now()),
                 Ok(()) = self.writer.served.changed() => self.queue.append(&mut self.pending),
                 Some(news) = self.writer.leases.recv() => self.lease(news),
+                Some(ejection) = self.writer.ejections.recv(), if may_tell => self.ejected(&ejection).await,
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
             self.queue.append(&mut self.writer.ledger.take_dirty());
@@ -164,7 +171,8 @@ impl Desk {
         }
         let expiry = self.expiry.filter(|_| !self.pending.is_empty());
         let write = (!self.queue.is_empty()).then_some(self.not_before);
-        [expiry, write, self.alarm_at, self.later.values().min().copied()]
+        let ejection = (!self.writer.ejections.is_empty()).then_some(self.ejection_at);
+        [expiry, write, ejection, self.alarm_at, self.later.values().min().copied()]
             .into_iter()
             .flatten()
             .min()
@@ -211,6 +219,20 @@ impl Desk {
             left -= usize::from(self.reporter.alarm(route, &state.uid, alarm, DAY).await);
         }
         self.alarm_at = next;
+    }
+
+    /// Tells of an endpoint that this replica has ejected, if it leads. Each replica judges by what it has seen itself, and an Event
+    /// of one says enough to make somebody look.
+    async fn ejected(&mut self, ejection: &Ejection) {
+        if !self.leads() {
+            return;
+        }
+        let Some(state) = self.writer.ledger.line(&ejection.route).and_then(|line| line.state) else {
+            return; // the route has gone
+        };
+        if self.reporter.ejected(&state.uid, ejection).await {
+            self.ejection_at = Instant::now() + BETWEEN_EJECTIONS;
+        }
     }
 
     /// Looks at the queue, and writes the first status that is due if one may be written now.
@@ -436,6 +458,8 @@ fn now() -> String {
 const MANAGER: &str = "holdfast";
 /// Between two writes: 20 in a second.
 const PACE: Duration = Duration::from_millis(50);
+/// How long after an Event about an ejection the next one may go.
+const BETWEEN_EJECTIONS: Duration = Duration::from_secs(1);
 /// Events about certificates at once.
 const ALARMS: usize = 20;
 /// How often it is told that a certificate expires, or cannot be used.
