@@ -9,7 +9,7 @@ use std::{
 use holdfast::routing::{Endpoint, EndpointKey, EndpointSet, endpoint::State, health::Passive};
 
 use crate::support::{
-    Gateway, PATIENCE, Peer, RuleBuilder, Server, Silent, ask, closed_port, handshake, service, tcp_row, tunnel,
+    Gateway, PATIENCE, Peer, RuleBuilder, Server, Silent, ask, closed_port, handshake, service, switching, tcp_row, tunnel,
 };
 
 /// One endpoint with several addresses, which are tried in this order.
@@ -86,7 +86,12 @@ async fn an_address_that_refuses_says_nothing_of_an_endpoint_while_another_may_a
         })
         .await;
     let slow = slow.revive();
-    slow.accept().await;
+    let mut endpoint = slow.connection().await;
+    while !endpoint.has_request().await {
+        endpoint = slow.connection().await; // one of those that had filled its queue
+    }
+    endpoint.head().await;
+    endpoint.write(switching("")).await;
     assert!(client.head().await.starts_with("HTTP/1.1 101 "));
     assert_eq!(
         gateway.metric("holdfast_endpoint_ejected", &["endpoint_pod=\"dual\""]),

@@ -604,7 +604,10 @@ async fn noting(listener: TcpListener, heads: Arc<Mutex<Vec<Vec<u8>>>>) {
             }
             let end = head.windows(4).position(|four| four == b"\r\n\r\n");
             head.truncate(end.map_or(head.len(), |end| end + 4)); // a body that was asked for may follow
-            heads.lock().unwrap().push(head);
+            // A request whose body is malformed from the start is not sent to whom was dialled for it.
+            if !head.is_empty() {
+                heads.lock().unwrap().push(head);
+            }
             let _ = socket
                 .write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
                 .await;
