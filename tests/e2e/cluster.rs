@@ -74,11 +74,6 @@ pub struct Namespace<'a> {
 }
 
 impl Cluster {
-    /// The administrator's kubeconfig.
-    pub fn kubeconfig(&self) -> &Path {
-        &self.kubeconfig
-    }
-
     /// Where tests may write; removed when all have passed.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -141,15 +136,6 @@ impl Cluster {
     /// The nodes that everybody's pods come to.
     pub fn shared_nodes(&self) -> Vec<Arc<Node>> {
         self.nodes()[..NODES].to_vec()
-    }
-
-    /// The node of this name.
-    pub fn node(&self, name: &str) -> Arc<Node> {
-        let nodes = self.nodes();
-        nodes
-            .into_iter()
-            .find(|node| node.name() == name)
-            .unwrap_or_else(|| panic!("there is no node {name}"))
     }
 
     /// What runs, or ran last, as the pod of this name.

@@ -13,7 +13,6 @@
 )]
 
 mod application;
-#[allow(dead_code, reason = "more tests are on their way")]
 mod cluster;
 mod continuity;
 mod crowd;
@@ -23,15 +22,12 @@ mod echo;
 mod failure;
 mod figures;
 mod install;
-#[allow(dead_code, reason = "more tests are on their way")]
 mod kubelet;
 mod monitoring;
-#[allow(dead_code, reason = "more tests are on their way")]
 mod network;
 mod reach;
 #[path = "../../bench/src/record.rs"]
 mod record;
-#[allow(dead_code, reason = "more tests are on their way")]
 mod release;
 mod services;
 mod sidecar;

@@ -88,11 +88,6 @@ impl<'a> Release<'a> {
         self.cluster.services().pick(&self.namespace, NAME, 80)
     }
 
-    /// The same for TLS.
-    pub fn pick_tls(&self) -> Option<SocketAddr> {
-        self.cluster.services().pick(&self.namespace, NAME, 443)
-    }
-
     async fn run(&self, verb: &[&str], values: &[&str]) {
         let class = format!("class={}", self.namespace);
         let mut args = verb.to_vec();

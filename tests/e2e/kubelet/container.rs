@@ -454,16 +454,6 @@ impl Log {
         self.0.lock().unwrap().clone()
     }
 
-    /// What the container itself has said.
-    pub fn said(&self) -> Vec<String> {
-        let lines = self.0.lock().unwrap();
-        lines
-            .iter()
-            .filter(|line| !line.is_event)
-            .map(|line| line.text.clone())
-            .collect()
-    }
-
     /// When the kubelet first said something that begins with this.
     pub fn event_at(&self, text: &str) -> Option<Timestamp> {
         let lines = self.0.lock().unwrap();
