@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{Args, LOOK, door::Door, live, local, manifests::Folder};
+use crate::{Args, LOOK, door::Door, live, local, manifests::Folder, taken};
 
 /// Everything that runs.
 #[derive(Debug)]
@@ -241,6 +241,7 @@ impl Demo {
     }
 
     async fn start_endpoint(&self, port: u16) -> io::Result<String> {
+        TcpListener::bind(local(port)).map_err(|error| taken(port, &error))?;
         let name = format!("echo-{port}");
         let mut command = Command::new(&self.program);
         command.args(["echo", "--quiet", "--listen", &local(port).to_string(), "--name", &name]);

@@ -108,6 +108,30 @@ async fn what_happens_is_told_to_who_follows_and_stays_in_the_history() {
 }
 
 #[tokio::test]
+async fn each_end_is_told_to_who_follows_once() {
+    let server = Server::start().await;
+    let holdfast = Holdfast::start(server.address, &[]).await;
+    let mut events = Events::follow(&holdfast).await.unwrap();
+    events.next("state").await;
+    let mut told = Vec::new();
+    for round in 1..=3 {
+        let (_client, endpoint) = tunnel_to(holdfast.http, &server).await;
+        endpoint.reset();
+        while told.len() < round {
+            let news = events.next("ends").await;
+            let ends = news["ends"].as_array().unwrap();
+            assert!(!ends.is_empty() && news["more"] == false, "{news}");
+            assert_eq!(news["last"], ends[0]["sequence"]);
+            for end in ends.iter().rev() {
+                assert_eq!(end["holdfast.end.cause"], "endpoint_gone");
+                told.push(end["sequence"].as_u64().unwrap());
+            }
+        }
+    }
+    assert!(told.len() == 3 && told.is_sorted_by(|a, b| a < b), "{told:?}");
+}
+
+#[tokio::test]
 async fn so_many_may_follow_and_who_leaves_makes_room() {
     let server = Server::start().await;
     let holdfast = Holdfast::start(server.address, &[]).await;

@@ -48,28 +48,24 @@ async function come() {
 }
 
 async function go() {
-  const sockets = [...open.values()][random(open.size)];
-  if (sockets.length < 8) return;
-  const [socket] = sockets.splice(random(sockets.length), 1);
+  const all = [...open.values()].flat();
+  if (all.length < 60) return;
+  const socket = all[random(all.length)];
+  for (const sockets of open.values()) if (sockets.includes(socket)) sockets.splice(sockets.indexOf(socket), 1);
   if (Math.random() < 0.15) socket.terminate();
   else socket.close(Math.random() < 0.7 ? 1000 : 1001);
 }
 
 const until = Date.now() + minutes * 60_000;
-let lost = false;
 for (let step = 0; Date.now() < until; step += 1) {
   const wave = 1 + Math.sin(step / 12) * 0.6;
   for (let index = 0; index < 3 * wave; index += 1) await come().catch(() => {});
   for (let index = 0; index < 2.4 * wave; index += 1) await go();
-  if (!lost && Date.now() > until - 25_000) {
-    lost = true; // an endpoint dies, and its Service hears of it a second later
-    await pods["chat/chat"]["chat-1"].process.kill();
-    pods["chat/chat"]["chat-1"] = await endpoint();
-    await write();
-  }
   await new Promise((done) => setTimeout(done, 500));
 }
 
+// An endpoint dies at the end, so that it is what is seen first.
+await pods["chat/presence"]["presence-1"].process.kill();
 const browser = await launch();
 await mkdir(images, { recursive: true });
 for (const [name, scheme] of [["live", "light"], ["live-dark", "dark"]]) {
@@ -77,11 +73,12 @@ for (const [name, scheme] of [["live", "light"], ["live-dark", "dark"]]) {
   const page = await visit({ after: (end) => close.push(end) }, browser, proxy.url, { width: 1280, height: 800, scheme });
   await shows(page, "#contact", /^live$/);
   await page.click('#routes [data-route="chat/chat"] summary');
-  // The newest one that says something.
   await (await page.evaluateHandle(() =>
     [...document.querySelectorAll("#ends summary")].find((row) => row.textContent.includes("endpoint_gone")) ?? document.querySelector("#ends summary"))).focus();
   await page.keyboard.press("Enter");
+  await page.evaluate(() => document.activeElement.blur());
   await page.evaluate(() => scrollTo(0, 0));
+  await shows(page, "#causes-list", /endpoint_gone/);
   await page.screenshot({ path: `${images}${name}.png`, optimizeForSpeed: false });
   for (const end of close) await end();
 }

@@ -830,6 +830,7 @@ function endDetail(end) {
   const told = word ? [["Client sees", word.client_sees], ["Endpoint sees", word.endpoint_sees], ["What to do", word.what_to_do]] : [];
   const rows = Object.entries(end)
     .filter(([name, value]) => !["sequence", "text"].includes(name) && value !== null && value !== "")
+    .filter(([name, value]) => name !== "client.port" || value !== 0) // a proxy in front did not say
     .map(([name, value]) => [name, name.includes("bytes") ? bytes(value) : name.endsWith("seconds") ? duration(value) : String(value)]);
   const pairs = (list) => h("dl", { class: "pairs" }, list.filter(([, text]) => text)
     .flatMap(([term, text]) => [h("dt", {}, term), h("dd", {}, text)]));
