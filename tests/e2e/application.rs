@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{cluster::Cluster, stage::host};
+use crate::{cluster::Cluster, echo::host};
 
 /// The route, the Service and the application, which is ready when this returns.
 pub async fn start(cluster: &Cluster, namespace: &str, replicas: u32) {

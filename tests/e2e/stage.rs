@@ -11,6 +11,7 @@ use std::{
 use crate::{
     cluster::Cluster,
     crowd::{Crowd, End, Plan, Tally},
+    echo::host,
     figures::{Figures, Row},
     kubelet::Pod,
     release::Release,
@@ -260,11 +261,6 @@ async fn eventually_all(crowd: &Crowd, wanted: usize) {
         }
     })
     .await;
-}
-
-/// The host that the route of this namespace serves.
-pub fn host(namespace: &str) -> String {
-    format!("{namespace}.example.com")
 }
 
 /// Who ended a tunnel and why, by what its client saw; `None`: nobody was left to record it.
