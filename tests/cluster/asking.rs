@@ -1,9 +1,18 @@
 //! Commands that ask the replicas of a cluster, as from a laptop: through the API server and a kubelet.
 
-use std::{path::Path, process::Output};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    process::{Output, Stdio},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+    time::timeout,
+};
 
 use crate::{
     account::Account,
@@ -169,6 +178,73 @@ fn a_sidecar_is_found_by_its_namespace_or_its_labels() {
     });
 }
 
+#[test]
+fn ends_of_all_replicas_are_one_answer_and_a_follower_meets_those_that_come() {
+    on_the_cluster(async |control_plane| {
+        let set = Set::start(control_plane, &["a", "b"]).await;
+        for replica in &set.replicas {
+            assert_eq!(replica.refused("nobody.example", "/chat").await.status, 404);
+        }
+        let told = set.json(&["ends", "-o", "json"]).await;
+        assert_eq!(told["replicas"], json!({"asked": 2, "answered": 2, "failed": []}));
+        assert_eq!(
+            (&told["summary"][0]["word"], &told["summary"][0]["count"]),
+            (&"no_route".into(), &2.into()),
+            "{told}"
+        );
+        let on: BTreeSet<&str> = told["ends"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|end| end["replica"].as_str().unwrap())
+            .collect();
+        assert_eq!(on, BTreeSet::from(["a", "b"]));
+        let (text, code) = set.ask(&["ends", "--cause", "no_route"]).await;
+        assert!(
+            code == 0 && text.ends_with(", 2/2 replicas.   holdfast explain no_route\n"),
+            "{text}"
+        );
+        let id = told["ends"][1]["holdfast.connection.id"].as_str().unwrap();
+        let (text, code) = set.ask(&["ends", "--explain", id]).await;
+        assert!(
+            code == 0 && text.contains("refused: 404 no_route"),
+            "whichever replica had it: {text}"
+        );
+        let (text, code) = set.ask(&["connections", "--by", "worker"]).await;
+        assert!(
+            code == 0 && text.ends_with("2/2 replicas.   holdfast ends --since 5m\n"),
+            "{text}"
+        );
+
+        let mut follower = command(
+            set.namespace.kubeconfig(),
+            &["ends", "--watch", "-o", "json", "-n", set.namespace.name()],
+        )
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+        let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+        let mut next = async || -> Value {
+            let line = timeout(Duration::from_secs(60), lines.next_line())
+                .await
+                .unwrap()
+                .unwrap()
+                .unwrap();
+            serde_json::from_str(&line).unwrap()
+        };
+        for _ in 0..2 {
+            assert_eq!(next().await["error.type"], "no_route");
+        }
+        let late = Replica::of(&set.namespace, "c").start().await;
+        set.node.run(&set.namespace, &late, json!({})).await;
+        assert_eq!(late.refused("nobody.example", "/late").await.status, 404);
+        let end = next().await;
+        assert_eq!((&end["replica"], &end["url.path"]), (&"c".into(), &"/late".into()));
+        set.node.remove().await;
+    });
+}
+
 /// Replicas of one installation.
 pub struct Set {
     pub namespace: Namespace,
@@ -212,11 +288,16 @@ impl Set {
 
 /// Runs a command as from a laptop.
 pub async fn ask(kubeconfig: &Path, args: &[&str]) -> (String, i32) {
+    let Output { status, stdout, stderr } = command(kubeconfig, args).output().await.unwrap();
+    let text = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
+    (text, status.code().unwrap())
+}
+
+fn command(kubeconfig: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
     for name in ["HOLDFAST_LIVE", "KUBERNETES_SERVICE_HOST"] {
         command.env_remove(name);
     }
-    let Output { status, stdout, stderr } = command.args(args).env("KUBECONFIG", kubeconfig).output().await.unwrap();
-    let text = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
-    (text, status.code().unwrap())
+    command.args(args).env("KUBECONFIG", kubeconfig);
+    command
 }
