@@ -30,7 +30,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Validate manifests: conditions, effective values, the table. Exit 1 if one is rejected.
+    /// Validate manifests: conditions, effective values, the table. Exit 1 if one is rejected. Without a path: check the installation.
     Check(cli::check::Args),
     /// Which rule matches a URL and why, which endpoints would be tried, why the others lost.
     Why(cli::why::Args),

@@ -1,6 +1,8 @@
-//! `holdfast check PATH...`: what would become of manifests, without serving them: the API server's verdict and ours.
+//! `holdfast check PATH...`: what would become of manifests, without serving them: the API server's verdict and ours. Without a
+//! path: whether the installation that runs is as it should be.
 
 mod excerpt;
+mod installation;
 mod report;
 mod text;
 
@@ -19,19 +21,19 @@ use report::Report;
 /// Arguments of `holdfast check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Files, or folders that are looked through for *.yaml, *.yml and *.json
-    #[arg(value_name = "PATH", required = true)]
+    /// Files, or folders that are looked through for *.yaml, *.yml and *.json [default: none; the installation is checked]
+    #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Judge the files beside what is there: as if they were applied
-    #[arg(long, value_enum, value_name = "WHAT")]
+    #[arg(long, value_enum, value_name = "WHAT", requires = "paths")]
     against: Option<Against>,
     /// With --against: look at these namespaces only; repeatable, or a comma-separated list
     #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "against")]
     watch_namespace: Vec<String>,
     /// Show each route's rules and effective values too, and where the values come from
-    #[arg(long)]
+    #[arg(long, requires = "paths")]
     effective: bool,
-    /// The shape of the answer; wide shows effective values too
+    /// The shape of the answer; wide shows effective values too, and of an installation each thing on a line of its own
     #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t)]
     output: Format,
     #[command(flatten)]
@@ -47,10 +49,13 @@ enum Against {
     Cluster,
 }
 
-/// Checks. 1 when something would be refused.
+/// Checks. 1 when something would be refused, or the installation has a problem.
 #[must_use]
 pub fn run(args: &Args, color: ColorChoice) -> ExitCode {
     block_on(color, async {
+        if args.paths.is_empty() {
+            return installation::run(args, color).await;
+        }
         let (code, text) = answer(args, &Screen::stdout(color)).await?;
         print(&text)?;
         Ok(code)

@@ -114,6 +114,7 @@ impl Entry {
             Kind::Cause => vec![("client sees", self.told(true)), ("endpoint sees", self.told(false))],
             Kind::Failure => vec![("seen", self.seen.to_owned())],
             Kind::Condition => vec![("note", self.seen.to_owned())],
+            Kind::Finding(section) => vec![("section", section.to_owned()), ("effect", self.seen.to_owned())],
             Kind::ConditionReason(types) => {
                 vec![("condition", types.to_owned()), ("effect", self.seen.to_owned())]
             }
@@ -164,6 +165,7 @@ impl Entry {
             }
             Kind::Failure | Kind::Condition => String::new(),
             Kind::ConditionReason(types) => types.to_owned(),
+            Kind::Finding(section) => section.to_owned(),
         }
     }
 
@@ -199,6 +201,7 @@ impl Kind {
             Self::Failure => "what an endpoint is left out for",
             Self::Condition => "condition of a WebSocketRoute",
             Self::ConditionReason(_) => "reason of a condition",
+            Self::Finding(_) => "finding of holdfast check about an installation",
         }
     }
 }
@@ -222,7 +225,7 @@ fn unknown(word: &str) -> Failure {
     };
     Failure {
         code: NO,
-        text: format!("no reason, cause or condition is called {word:?}; {hint}"),
+        text: format!("no reason, cause, condition or finding is called {word:?}; {hint}"),
     }
 }
 
@@ -253,7 +256,7 @@ fn distance(a: &str, b: &str) -> usize {
 /// A title, an introduction, and which words belong there.
 type Section = (&'static str, &'static str, fn(Kind) -> bool);
 
-const SECTIONS: [Section; 5] = [
+const SECTIONS: [Section; 6] = [
     (
         "Reasons: refusals before the 101",
         "In the access log (`error.type`), in the `reason` label of `holdfast_handshakes_total`, and for the client in \
@@ -280,6 +283,11 @@ const SECTIONS: [Section; 5] = [
     ("Reasons of conditions", "In the `reason` of a condition.", |kind| {
         matches!(kind, Kind::ConditionReason(_))
     }),
+    (
+        "Findings about an installation",
+        "In what `holdfast check` without a path says, by its sections.",
+        |kind| matches!(kind, Kind::Finding(_)),
+    ),
 ];
 
 const MARKDOWN_HEAD: &str = "\

@@ -7,7 +7,7 @@ mod cookies;
 mod end;
 mod report;
 mod target;
-mod tls;
+pub(in crate::cli) mod tls;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

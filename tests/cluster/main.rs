@@ -18,6 +18,7 @@ mod answers;
 mod asking;
 mod backend_tls;
 mod challenges;
+mod checking;
 mod conditions;
 mod control_plane;
 mod endpoint;

@@ -88,6 +88,20 @@ async fn who_is_not_there_is_named_with_what_to_do() {
     assert_eq!((told.lines().count(), code), (1, 0));
 }
 
+#[tokio::test]
+async fn one_process_is_checked_by_what_it_says_itself() {
+    let server = Server::start().await;
+    let holdfast = Holdfast::start(server.address, &["--drain-window", "1s", "--grace-period", "30s"]).await;
+    let (told, code) = holdfast.command(&["check"]).await;
+    assert_eq!(code, 0, "{told}");
+    for words in ["ready, ", "1 route", "grace 30s >= 0 + 1 + 25", "fds ", "1/1 replica.\n"] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    let (told, code) = holdfast.command(&["check", "-o", "json"]).await;
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((code, &told["version"], &told["problems"]), (0, &json!(1), &json!(0)));
+}
+
 async fn state(holdfast: &Holdfast) -> Value {
     let request = "GET /state HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned();
     let answer = ask(holdfast.live, request).await;

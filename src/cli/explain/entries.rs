@@ -1,4 +1,4 @@
-//! What every word means, in one table: reasons, causes, conditions and the reasons of conditions.
+//! What every word means, in one table: reasons, causes, conditions and the reasons of conditions, findings about installations.
 //!
 //! The words and what goes over the wire belong to the proxy's enums; a test holds the two together.
 
@@ -30,6 +30,8 @@ pub(super) enum Kind {
     Condition,
     /// A condition's reason; the field names the types it stands in.
     ConditionReason(&'static str),
+    /// What `holdfast check` finds about an installation; the field names its section.
+    Finding(&'static str),
 }
 
 /// Every word, by kind and then in the order in which a connection or an object may meet it.
@@ -725,6 +727,206 @@ pub(super) const ENTRIES: &[Entry] = &[
               query parameters, the older object, the order of the rules.",
         seen: "Conflicted=True; the message names both rules.",
         fix: "Remove one of them or make the match narrower. holdfast why URL shows the order.",
+    },
+    Entry {
+        word: "DefinitionMissing",
+        kind: Kind::Finding("cluster"),
+        brief: "The API server does not know WebSocketRoute, or not yet.",
+        how: "The CustomResourceDefinition is not there, or another one has its names.",
+        seen: "No route can be written, and no replica gets ready.",
+        fix: "Install the definition: crds.enabled of the chart, or holdfast crd | kubectl apply --server-side -f -.",
+    },
+    Entry {
+        word: "DefinitionDiffers",
+        kind: Kind::Finding("cluster"),
+        brief: "The definition of WebSocketRoute in the cluster is not that of this binary.",
+        how: "It was installed by another release. Helm updates it with the chart (crds.enabled); with crds.enabled=false \
+              somebody else has to.",
+        seen: "Fields that the cluster's definition does not have are dropped or refused when a route is applied.",
+        fix: "Upgrade the definition first, then Holdfast. If the binary on your machine is the older one, use that of the \
+              replicas' version.",
+    },
+    Entry {
+        word: "RightMissing",
+        kind: Kind::Finding("rights"),
+        brief: "The ServiceAccount may not do something that Holdfast does.",
+        how: "Asked of the API server by SubjectAccessReviews, for each right that docs/kubernetes.md lists and this \
+              configuration needs.",
+        seen: "The message says what does not work without it.",
+        fix: "Bind the roles of the chart to the ServiceAccount. A role for Secrets that was left out on purpose needs no \
+              fix: no route may name certificates then.",
+    },
+    Entry {
+        word: "ReplicaNotReady",
+        kind: Kind::Finding("replicas"),
+        brief: "Fewer replicas are ready than there should be.",
+        how: "A replica is ready once it has listed every kind of object, and no longer when it drains.",
+        seen: "Clients reach the other replicas; without any, nobody is served.",
+        fix: "kubectl describe the pod, and its log: it says what it waits for.",
+    },
+    Entry {
+        word: "ReplicaSilent",
+        kind: Kind::Finding("replicas"),
+        brief: "A replica that runs does not answer on its live listener.",
+        how: "The listener is on the pod's loopback, port 9478 unless --live says otherwise, and is reached through \
+              pods/portforward.",
+        seen: "It may serve all the same; nothing is known of it here.",
+        fix: "If the listener was moved, say so in the container's arguments or in HOLDFAST_LIVE. Else look at the pod's \
+              log, and at the node's kubelet.",
+    },
+    Entry {
+        word: "VersionsDiffer",
+        kind: Kind::Finding("replicas"),
+        brief: "Replicas are of different releases.",
+        how: "As in a rollout, which begins with all new pods before the first old one goes.",
+        seen: "Both serve; what only the newer one knows holds for its connections alone.",
+        fix: "Wait for the rollout. If it does not end, kubectl rollout status says why.",
+    },
+    Entry {
+        word: "TablesDiffer",
+        kind: Kind::Finding("replicas"),
+        brief: "Replicas of one release route differently.",
+        how: "The digest is of what each route says and what became of it, without endpoints. Asked twice, a second apart.",
+        seen: "Which routes a client finds depends on the replica that it reaches.",
+        fix: "Look at each replica's view: one may not hear of changes. Different files for --defaults do the same until \
+              all have read the same one.",
+    },
+    Entry {
+        word: "NoLeader",
+        kind: Kind::Finding("replicas"),
+        brief: "Not one replica leads.",
+        how: "One replica holds the Lease of the class, within 25 s of the last one's end.",
+        seen: "Everything is served; conditions, Events and ticket keys are not written. Two that lead both write.",
+        fix: "Look for the right to create and update Leases in Holdfast's namespace. Installations in two namespaces need \
+              a class each.",
+    },
+    Entry {
+        word: "ViewStale",
+        kind: Kind::Finding("view"),
+        brief: "A replica has not heard of a kind of object for three minutes, or cannot ask for it.",
+        how: "Each watch is renewed every 45 seconds, so that a silent API server is noticed.",
+        seen: "What was known stays in effect, and open tunnels go on; edits and new endpoints wait.",
+        fix: "The message has the API server's words. Look at rights, at the NetworkPolicy towards the API server, and at \
+              the API server.",
+    },
+    Entry {
+        word: "ServiceMissing",
+        kind: Kind::Finding("reach"),
+        brief: "No Service selects Holdfast's pods.",
+        how: "Clients come by a Service, or by ports of the nodes.",
+        seen: "Nobody comes, unless something else knows the pods' addresses.",
+        fix: "service.enabled of the chart; or correct the selector.",
+    },
+    Entry {
+        word: "ServicePortMissing",
+        kind: Kind::Finding("reach"),
+        brief: "A port of the Service leads nowhere, or one that Holdfast serves has none.",
+        how: "targetPort is a number, or the name of a port of the pods' containers.",
+        seen: "Connections to that port are refused; what has no port is not reached.",
+        fix: "Correct targetPort, or add the port. With the chart, ports and https.enabled keep both sides together.",
+    },
+    Entry {
+        word: "AdminExposed",
+        kind: Kind::Finding("reach"),
+        brief: "The admin port can be reached from outside.",
+        how: "A Service of type LoadBalancer or NodePort has a port that leads to it.",
+        seen: "/metrics names routes, Services and pods to whoever asks. It takes no orders and names no client.",
+        fix: "Remove the port; Prometheus asks the pods themselves.",
+    },
+    Entry {
+        word: "LoadBalancerPending",
+        kind: Kind::Finding("reach"),
+        brief: "The Service has no address of a load balancer.",
+        how: "status.loadBalancer is filled by a controller of the cloud, or one such as MetalLB.",
+        seen: "Clients outside have no address to come to.",
+        fix: "kubectl describe the Service says what the controller waits for. Where there is none, use NodePort or \
+              ClusterIP.",
+    },
+    Entry {
+        word: "PortUnreachable",
+        kind: Kind::Finding("reach"),
+        brief: "A dial to a port of the Service failed.",
+        how: "From where the command runs: a laptop may be kept out on purpose.",
+        seen: "Clients that come the same way are not served.",
+        fix: "Try from where clients are. Look at the load balancer's targets and health checks, firewalls, \
+              loadBalancerSourceRanges, and the NetworkPolicy.",
+    },
+    Entry {
+        word: "NotHoldfast",
+        kind: Kind::Finding("reach"),
+        brief: "What answers at the Service's address is not Holdfast.",
+        how: "Holdfast's refusals carry Proxy-Status: holdfast. A load balancer that speaks HTTP answers by itself.",
+        seen: "It may end WebSockets by its own timeouts, and hide clients' addresses.",
+        fix: "Let it pass TCP. If it is wanted, name its network with --trusted-proxies and raise its idle timeout above \
+              the heartbeat's interval.",
+    },
+    Entry {
+        word: "GracePeriodTooShort",
+        kind: Kind::Finding("shutdown"),
+        brief: "A pod is killed before its drain is over.",
+        how: "terminationGracePeriodSeconds must hold --drain-delay, --drain-window, the longest closing handshake and 20 \
+              s.",
+        seen: "The tunnels that are left are cut without a Close.",
+        fix: "The chart computes it from drain; in patches, change all of them together and pass the sum as --grace- \
+              period.",
+    },
+    Entry {
+        word: "DisruptionBudget",
+        kind: Kind::Finding("shutdown"),
+        brief: "Nodes can be drained too many at a time, or not at all.",
+        how: "A PodDisruptionBudget says how many pods may go at once.",
+        seen: "Without one, two replicas drain at the same time and their clients meet on the rest; one that lets none go \
+              holds up every drain of a node.",
+        fix: "podDisruptionBudget of the chart: maxUnavailable 1.",
+    },
+    Entry {
+        word: "FdsShort",
+        kind: Kind::Finding("headroom"),
+        brief: "A replica has few file descriptors left.",
+        how: "A tunnel takes two. The limit is the container runtime's (LimitNOFILE).",
+        seen: "Connections beyond it get 503 overload; open ones are not touched.",
+        fix: "More replicas, or a higher limit.",
+    },
+    Entry {
+        word: "PortsShort",
+        kind: Kind::Finding("headroom"),
+        brief: "A replica has few source ports left towards one endpoint.",
+        how: "A connection to one address and port needs a source port of its own: those of net.ipv4.ip_local_port_range.",
+        seen: "Further handshakes to that endpoint fail, and go to others where there are any.",
+        fix: "More endpoints or more replicas. The chart sets the sysctl to 55,000 ports.",
+    },
+    Entry {
+        word: "MemoryShort",
+        kind: Kind::Finding("headroom"),
+        brief: "A replica is near its memory limit.",
+        how: "Counted as the kernel does before it kills: with sockets, without what it can drop.",
+        seen: "Killed, it cuts all its tunnels at once.",
+        fix: "More replicas, or a larger resources.limits.memory; how many connections are taken follows the limit.",
+    },
+    Entry {
+        word: "ConnectionsShort",
+        kind: Kind::Finding("headroom"),
+        brief: "A replica serves nearly as many connections as it takes.",
+        how: "--max-connections, or what descriptors and memory allow.",
+        seen: "Beyond it, handshakes get 503 overload.",
+        fix: "More replicas.",
+    },
+    Entry {
+        word: "CertificateExpiring",
+        kind: Kind::Finding("headroom"),
+        brief: "A certificate that is in use expires within 14 days, or has expired.",
+        how: "Read by the replicas from the Secrets that routes name.",
+        seen: "Once it has expired, clients refuse the connection.",
+        fix: "Renew it; a new one in the Secret is shown at once. With cert-manager, kubectl describe the Certificate and \
+              its Challenges.",
+    },
+    Entry {
+        word: "TicketKeys",
+        kind: Kind::Finding("headroom"),
+        brief: "The replicas share no keys of TLS session tickets, or old ones.",
+        how: "The leader fills the Secret of --ticket-secret and rotates it every 12 hours.",
+        seen: "A client that comes back to another replica does a whole TLS handshake; old keys protect old sessions less.",
+        fix: "The leader's log says why. It needs list, watch and patch on that one Secret.",
     },
 ];
 
