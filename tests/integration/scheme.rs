@@ -180,8 +180,11 @@ async fn old_versions_of_tls_are_refused() {
         // An alert, fatal: protocol_version (RFC 8446, section 6).
         assert_eq!((answer[0], &answer[5..]), (21, &[2, 70][..]), "{version:?}: {answer:?}");
     }
-    let counted = gateway.metric("holdfast_tls_handshakes_total", &["result=\"nothing_in_common\""]);
-    assert_eq!(counted, 2.0);
+    gateway
+        .wait_for_metric("holdfast_tls_handshakes_total", &["result=\"nothing_in_common\""], |count| {
+            count == 2.0
+        })
+        .await;
     assert_eq!(server.dialled(), 0);
 }
 
