@@ -262,7 +262,7 @@ fn what_cannot_be_read_at_all_is_usage() {
     let place = Place::new("usage", &[]);
     for args in [
         &["check", "nowhere"][..],
-        &["check"],
+        &["check", "--effective"],
         &["why", "ws://a/", "--manifests", "nowhere"],
         &["why", "ws://a/", "-H", "none"],
     ] {
