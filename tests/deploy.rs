@@ -339,7 +339,7 @@ fn an_image_has_the_compiler_that_is_asked_for_and_no_shell() {
     assert!(lines[run].starts_with("FROM gcr.io/distroless/cc-"), "{}", lines[run]);
     let run = &lines[run..];
     assert!(run.iter().any(|line| line == "USER 65532:65532"), "a number that is not 0");
-    assert!(run.iter().any(|line| line == "ENTRYPOINT [\"/holdfast\"]"));
+    assert!(run.iter().any(|line| line == "ENTRYPOINT [\"/usr/local/bin/holdfast\"]"));
     assert!(
         !run.iter().any(|line| line.starts_with("RUN ")),
         "there is no shell to run it"
