@@ -401,6 +401,7 @@ fn conditions_and_their_reasons_are_in_the_document_for_operators() {
     let text = read("docs/kubernetes.md");
     let reasons = read("docs/reasons.md");
     let conditions = reasons.split_once("\n## Conditions").unwrap().1;
+    let conditions = conditions.split_once("\n## Findings").unwrap().0;
     let words: Vec<&str> = conditions.lines().filter_map(|line| line.strip_prefix("### ")).collect();
     assert!(words.len() > 8, "{words:?}");
     for word in words {

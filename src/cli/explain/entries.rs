@@ -406,7 +406,7 @@ pub(super) const ENTRIES: &[Entry] = &[
         word: "endpoint_vanished",
         kind: Kind::Cause,
         brief: "The endpoint's packets stopped coming, and TCP gave up.",
-        how: "Its node died or was cut off. Keepalive on the endpoint leg notices within 30 s.",
+        how: "Its node died or was cut off. Keepalive on the endpoint leg notices after about 30 s; 45 s at most.",
         seen: "",
         fix: "Look at the node. Clients were told 1012 and reconnect to another endpoint.",
     },
